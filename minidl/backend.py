@@ -1,0 +1,81 @@
+"""The one door to fast/: run a function's Numba twin where it is there and wanted, else its NumPy form.
+
+Every kernel is written first in readable NumPy and marked with `@twin`. If `minidl/fast/<same file name>.py` holds a
+function of the same name, that one runs instead, with the same arguments and the same meaning:
+
+    @twin
+    def pack_base3(trits): ...            # minidl/ternary/pack.py: the oracle
+                                          # minidl/fast/pack.py: def pack_base3(trits), the speed
+
+A twin returns NotImplemented for arguments it does not handle (another dtype, an odd stride); the NumPy form then runs.
+The choice is a context variable, so that ranks simulated in threads do not disturb each other:
+
+    with backend.form("numpy"): ...       # "auto" (default) | "numpy" | "numba" (or an error) | "composed" (small ops)
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+from collections import Counter
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+from minidl.errors import InputError, MissingExtra
+
+FORMS = ("auto", "numpy", "numba", "composed")
+_form: ContextVar[str] = ContextVar("minidl_form", default=os.environ.get("MINIDL_FORM", "auto"))
+
+calls: Counter[tuple[str, str]] = Counter()
+"""How often each form ran: (function name, "numpy" | "numba" | "composed") -> calls. For tests and benchmarks."""
+
+
+@contextmanager
+def form(name: str):
+    """Choose the form of every kernel inside the block: "auto", "numpy", "numba" or "composed"."""
+    if name not in FORMS:
+        raise InputError(f"form {name!r} is not one of {', '.join(FORMS)}")
+    token = _form.set(name)
+    try:
+        yield
+    finally:
+        _form.reset(token)
+
+
+def current_form() -> str:
+    return _form.get()
+
+
+@functools.cache
+def _fast_module(name: str):
+    """minidl/fast/<name>.py, or None where it or Numba is missing. Imported at the first call: Numba costs 0.5 s."""
+    try:
+        return importlib.import_module(f"minidl.fast.{name}")
+    except ImportError:
+        return None
+
+
+def twin(numpy_form):
+    """Let minidl/fast/<this module's file name>.py answer for a NumPy function (see the module's docstring)."""
+    name, room = numpy_form.__name__, numpy_form.__module__.rpartition(".")[2]
+
+    @functools.wraps(numpy_form)
+    def dispatch(*args, **kwargs):
+        wanted = _form.get()
+        if wanted in ("auto", "numba"):
+            fast = getattr(_fast_module(room), name, None)
+            if fast is not None:
+                result = fast(*args, **kwargs)
+                if result is not NotImplemented:
+                    calls[name, "numba"] += 1
+                    return result
+            elif wanted == "numba":
+                raise MissingExtra(
+                    f"{name} has no Numba form here: pip install 'minidl[jit]', or use backend.form('auto')"
+                )
+        calls[name, "numpy"] += 1
+        return numpy_form(*args, **kwargs)
+
+    dispatch.numpy = numpy_form  # the oracle, whatever form is chosen
+    return dispatch

@@ -1,0 +1,238 @@
+"""The derivative table: one line per argument of each function, in plain NumPy.
+
+A rule answers one question: if `out = f(x, y)` and `g` is dL/d(out), what is dL/dx? That product of `g` with the
+Jacobian is the *vector-Jacobian product*, vjp:
+
+    np.multiply:  out = x * y      dL/dx = g * y      dL/dy = g * x
+
+The lines use only NumPy functions that are in the table themselves. Called with arrays they compute a gradient (the
+fast path); called with Tensors they record it, and the gradient can be differentiated again. Three things are kept out
+of the lines, because they are the same for all: broadcasting, accumulation and dtype (`tensor.backpropagate`).
+
+Functions that NumPy does not have (`getitem`, `scatter`, ...) are defined here with `@primitive`, beside their rule.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+
+VJPS: dict[Callable, tuple[Callable | None, ...] | Callable] = {}
+"""function -> one vjp per array argument; or, for any number of arguments, one callable (argument number, g, ...)."""
+
+FORMULA: dict[Callable, str] = {}
+"""function -> its formula as text, for explain."""
+
+
+def rule(function: Callable, formula: str, *vjps: Callable | None) -> None:
+    """Enter one line: None stands for an argument without a derivative (a condition, an index)."""
+    VJPS[function], FORMULA[function] = vjps, formula
+
+
+def primitive(function: Callable) -> Callable:
+    """Let a plain NumPy function of ours accept Tensors too, as NumPy's own functions do by their protocols."""
+
+    @functools.wraps(function)
+    def call(*args, **kwargs):
+        for a in args:
+            if hasattr(a, "__minidl_record__"):
+                return a.__minidl_record__(call, args, kwargs)
+        return function(*args, **kwargs)
+
+    call.plain = function
+    return call
+
+
+# -- elementwise, one argument ---------------------------------------------------------------------------------------
+rule(np.negative, "-x", lambda g, out, x: -g)
+rule(np.positive, "x", lambda g, out, x: g)
+rule(np.exp, "exp(x)", lambda g, out, x: g * out)
+rule(np.log, "log(x)", lambda g, out, x: g / x)
+rule(np.log1p, "log(1 + x)", lambda g, out, x: g / (1 + x))
+rule(np.sqrt, "sqrt(x)", lambda g, out, x: g / (2 * out))
+rule(np.square, "x^2", lambda g, out, x: g * (2 * x))
+rule(np.sin, "sin(x)", lambda g, out, x: g * np.cos(x))
+rule(np.cos, "cos(x)", lambda g, out, x: g * -np.sin(x))
+rule(np.tanh, "tanh(x)", lambda g, out, x: g * (1 - out * out))
+rule(np.absolute, "|x|", lambda g, out, x: g * np.sign(x))
+rule(np.sign, "sign(x)", None)
+
+
+@primitive
+def sigmoid(x):
+    """1 / (1 + exp(-x)), written with tanh so that no exponential overflows."""
+    return 0.5 * np.tanh(0.5 * x) + 0.5
+
+
+@primitive
+def relu(x):
+    """max(x, 0); the derivative at 0 is 0, as in PyTorch."""
+    return np.maximum(x, 0)
+
+
+rule(sigmoid, "1 / (1 + exp(-x))", lambda g, out, x: g * (out * (1 - out)))
+rule(relu, "max(x, 0)", lambda g, out, x: g * (x > 0))
+
+# -- elementwise, two arguments --------------------------------------------------------------------------------------
+rule(np.add, "x + y", lambda g, out, x, y: g, lambda g, out, x, y: g)
+rule(np.subtract, "x - y", lambda g, out, x, y: g, lambda g, out, x, y: -g)
+rule(np.multiply, "x * y", lambda g, out, x, y: g * y, lambda g, out, x, y: g * x)
+rule(np.divide, "x / y", lambda g, out, x, y: g / y, lambda g, out, x, y: -g * out / y)
+rule(
+    np.power,
+    "x^y",
+    lambda g, out, x, y: g * y * np.power(x, y - 1),
+    lambda g, out, x, y: g * out * np.log(np.where(x > 0, x, 1.0)),  # 0^y does not change with y > 0
+)
+
+
+def _share(x, y, out):  # max and min split the gradient evenly between equals, as PyTorch does
+    return (x == out) / ((x == out).astype(out.dtype) + (y == out))
+
+
+rule(
+    np.maximum, "max(x, y)", lambda g, out, x, y: g * _share(x, y, out), lambda g, out, x, y: g * _share(y, x, out)
+)
+rule(
+    np.minimum, "min(x, y)", lambda g, out, x, y: g * _share(x, y, out), lambda g, out, x, y: g * _share(y, x, out)
+)
+rule(
+    np.where,
+    "x where condition else y",
+    None,
+    lambda g, out, condition, x, y: np.where(condition, g, 0),
+    lambda g, out, condition, x, y: np.where(condition, 0, g),
+)
+
+
+# -- products --------------------------------------------------------------------------------------------------------
+def _swap(x):
+    return np.swapaxes(x, -1, -2)
+
+
+def _matmul_x(g, out, x, y):
+    if np.ndim(y) == 1:  # (..., n) . (n,) -> (...)
+        return np.expand_dims(g, -1) * y
+    if np.ndim(x) == 1:  # (n,) @ (..., n, m) -> (..., m)
+        return np.sum(np.expand_dims(g, -2) * y, axis=(*range(np.ndim(y) - 2), -1))
+    return g @ _swap(y)
+
+
+def _matmul_y(g, out, x, y):
+    if np.ndim(x) == 1:
+        return np.expand_dims(g, -1) * x if np.ndim(y) == 1 else np.expand_dims(x, -1) * np.expand_dims(g, -2)
+    if np.ndim(y) == 1:
+        return np.sum(np.expand_dims(g, -1) * x, axis=tuple(range(np.ndim(x) - 1)))
+    return _swap(x) @ g
+
+
+rule(np.matmul, "x @ y", _matmul_x, _matmul_y)
+
+
+# -- shapes ----------------------------------------------------------------------------------------------------------
+@primitive
+def getitem(x, index=None):
+    """x[index]; index is not differentiated."""
+    return x[index]
+
+
+@primitive
+def scatter(g, index=None, shape=None):
+    """The transpose of getitem: an array of zeros of the given shape to which g is added at index."""
+    out = np.zeros(shape, g.dtype)
+    np.add.at(out, index, g) if _repeats(index) else out.__setitem__(index, g)
+    return out
+
+
+def _repeats(index):  # slices and integers name every element at most once; integer arrays may name one twice
+    return any(isinstance(i, (list, np.ndarray)) for i in (index if isinstance(index, tuple) else (index,)))
+
+
+rule(getitem, "x[index]", lambda g, out, x, index=None: scatter(g, index=index, shape=x.shape))
+rule(scatter, "zeros with x added at index", lambda g, out, x, index=None, shape=None: getitem(g, index=index))
+rule(np.reshape, "x in another shape", lambda g, out, x, shape: np.reshape(g, x.shape), None)
+rule(np.swapaxes, "x with two axes swapped", lambda g, out, x, a, b: np.swapaxes(g, a, b), None, None)
+rule(
+    np.transpose,
+    "x with its axes permuted",
+    lambda g, out, x, axes=None: np.transpose(g, None if axes is None else tuple(np.argsort(np.asarray(axes) % x.ndim))),
+    None,
+)
+rule(np.expand_dims, "x with an axis of length 1 more", lambda g, out, x, axis: np.reshape(g, x.shape), None)
+rule(np.squeeze, "x without axes of length 1", lambda g, out, x, axis=None: np.reshape(g, x.shape), None)
+rule(np.broadcast_to, "x repeated along new or length-1 axes", lambda g, out, x, shape: g, None)
+rule(
+    np.pad,
+    "x with zeros around it",
+    lambda g, out, x, width: getitem(
+        g, index=tuple(slice(a, a + n) for (a, _), n in zip(width, x.shape, strict=True))
+    ),
+    None,
+)
+
+
+@primitive
+def concatenate(*xs, axis=0):
+    """np.concatenate with the arrays as arguments."""
+    return np.concatenate(xs, axis=axis)
+
+
+def _concatenate(i, g, out, *xs, axis=0):
+    start = sum(x.shape[axis] for x in xs[:i])
+    return getitem(g, index=(slice(None),) * (axis % xs[i].ndim) + (slice(start, start + xs[i].shape[axis]),))
+
+
+VJPS[concatenate], FORMULA[concatenate] = _concatenate, "x1, x2, ... joined along an axis"
+
+
+@primitive
+def stack(*xs, axis=0):
+    """np.stack with the arrays as arguments."""
+    return np.stack(xs, axis=axis)
+
+
+VJPS[stack] = lambda i, g, out, *xs, axis=0: getitem(g, index=(slice(None),) * (axis % g.ndim) + (i,))
+FORMULA[stack] = "x1, x2, ... as slices along a new axis"
+
+
+# -- reductions: g has lost the axes that were summed; expand() puts them back -------------------------------------------
+def expand(g, x, axis, keepdims):
+    """g, reduced over `axis`, broadcast to the shape of x again."""
+    if axis is not None and not keepdims:
+        axes = (axis,) if np.ndim(axis) == 0 else axis
+        g = np.reshape(g, tuple(1 if i in {a % x.ndim for a in axes} else n for i, n in enumerate(x.shape)))
+    return np.broadcast_to(g, x.shape)
+
+
+def _extremum(g, out, x, axis=None, keepdims=False):  # equal extrema share the gradient, as torch.amax does
+    hit = x == expand(out, x, axis, keepdims)
+    return expand(g, x, axis, keepdims) * (hit / np.sum(hit, axis=axis, keepdims=True))
+
+
+rule(np.sum, "sum of x", lambda g, out, x, axis=None, keepdims=False: expand(g, x, axis, keepdims))
+rule(
+    np.mean,
+    "mean of x",
+    lambda g, out, x, axis=None, keepdims=False: expand(g, x, axis, keepdims) * (np.size(out) / np.size(x)),
+)
+rule(np.max, "largest of x", _extremum)
+rule(np.min, "smallest of x", _extremum)
+
+
+@primitive
+def logsumexp(x, axis=-1, keepdims=False):
+    """log(sum(exp(x))), the maximum taken out first so that nothing overflows."""
+    top = np.max(x, axis=axis, keepdims=True)
+    out = np.log(np.sum(np.exp(x - top), axis=axis, keepdims=True)) + top
+    return out if keepdims else np.squeeze(out, axis)
+
+
+rule(
+    logsumexp,
+    "log(sum(exp(x)))",
+    lambda g, out, x, axis=-1, keepdims=False: (
+        expand(g, x, axis, keepdims) * np.exp(x - expand(out, x, axis, keepdims))
+    ),
+)

@@ -1,0 +1,436 @@
+"""Tensor: an ndarray that remembers how it was made, and the backward pass through that memory.
+
+Every function of Tensors leaves a `Node`: which function, on what, with what result. A loss holds its node, the node
+holds the arguments, they hold their nodes: the *tape*. `backward` walks it from the loss to the leaves, asks the rule
+of each function for its vector-Jacobian product, and adds up what arrives at each Tensor. That is the chain rule.
+
+A Tensor answers NumPy's own protocols, so `np.exp(t)` is recorded; its methods have PyTorch's names and semantics.
+What has no rule refuses by name instead of cutting the graph.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+import numpy as np
+
+from minidl import rules
+from minidl.backend import calls, current_form
+from minidl.errors import GraphError, ShapeError, UnsupportedOp
+
+_grad_enabled: ContextVar[bool] = ContextVar("minidl_grad_enabled", default=True)
+_trace: ContextVar[list | None] = ContextVar("minidl_trace", default=None)
+
+
+class Node:
+    """One line of the tape: out = function(*args, **kwargs). It never points to the Tensor it made: no cycles."""
+
+    __slots__ = ("function", "args", "values", "kwargs", "out", "saved", "needs")
+
+    def __init__(self, function, args, values, kwargs, out, saved, needs):
+        self.function = function  # a NumPy function, a @primitive, or an Op
+        self.args = args  # as they were given: Tensors, arrays, numbers
+        self.values = values  # the same with each Tensor's array of that moment
+        self.kwargs = kwargs
+        self.out = out  # an array, or a tuple of arrays
+        self.saved = saved  # what an Op's forward keeps for its backward
+        self.needs = needs  # whether a gradient can pass
+
+    @property
+    def name(self) -> str:
+        return self.function.__name__
+
+    @property
+    def formula(self) -> str:
+        return self.function.formula if isinstance(self.function, Op) else rules.FORMULA[self.function]
+
+
+class Op:
+    """A kernel op: all that the framework knows of one hand-written function, said once.
+
+    forward(*arrays, **kwargs) -> (out, saved)                       readable NumPy, perhaps with a Numba twin
+    backward(g, out, saved, needs, *arrays, **kwargs) -> gradients   one per array; None where needs[i] is False
+    composed(*tensors, **kwargs) -> Tensor(s)                        the same from small ops: twice differentiable
+    axes(u, shape, *ids, **kwargs) -> ids of the output              which indices belong to one removable unit
+    macs(shape, *shapes, **kwargs) -> int                            multiply-adds of the forward pass
+    `out`, `g`, `shape` and the ids are tuples where the op has several results; a g is None where no gradient came.
+    """
+
+    def __init__(self, name: str, formula: str, *, forward, backward, composed, axes=None, macs=None):
+        self.__name__, self.formula = name, formula
+        self.forward, self.backward, self.composed, self.axes, self.macs = forward, backward, composed, axes, macs
+
+    def __call__(self, *args, **kwargs):
+        if current_form() == "composed":
+            calls[self.__name__, "composed"] += 1
+            return self.composed(*[as_tensor(a) if isinstance(a, np.ndarray) else a for a in args], **kwargs)
+        return record(self, args, kwargs)
+
+
+def record(function, args, kwargs):
+    """Call a function on the arrays of its arguments and write the line on the tape if anything may need it."""
+    values = tuple(
+        a.data if isinstance(a, Tensor) else a.item() if isinstance(a, np.generic) else a for a in args
+    )  # np.float64(2) would turn float32 into float64; a Python number does not
+    if isinstance(function, Op):
+        out, saved = function.forward(*values, **kwargs)
+    else:
+        out, saved = getattr(function, "plain", function)(*values, **kwargs), None
+    needs = _grad_enabled.get() and any(isinstance(a, Tensor) and a.requires_grad for a in args)
+    tape = _trace.get()
+    if not needs and tape is None:
+        return tuple(map(Tensor, out)) if isinstance(out, tuple) else Tensor(out)
+    node = Node(function, args, values, kwargs, out, saved, needs)
+    if tape is not None:
+        tape.append(node)
+    return tuple(_result(o, node, i) for i, o in enumerate(out)) if isinstance(out, tuple) else _result(out, node, 0)
+
+
+def _result(array, node, index):
+    t = Tensor(array)
+    t.node, t.index, t.requires_grad = node, index, node.needs
+    return t
+
+
+def _key(t: Tensor):  # results of one node are told apart by index; a leaf is its own key
+    return (id(t.node), t.index) if t.node is not None else (id(t), 0)
+
+
+def topological(root: Tensor, stop: frozenset = frozenset()) -> list[Node]:
+    """The nodes below `root` that carry a gradient, arguments before results. Iterative: depth is no limit."""
+    order: list[Node] = []
+    seen = set()
+    stack = [(root.node, False)] if root.node is not None else []
+    while stack:
+        node, done = stack.pop()
+        if done:
+            order.append(node)
+        elif id(node) not in seen:
+            seen.add(id(node))
+            stack.append((node, True))
+            stack += [
+                (a.node, False)
+                for a in node.args
+                if isinstance(a, Tensor) and a.requires_grad and a.node is not None and _key(a) not in stop
+            ]
+    return order
+
+
+def fit(g, x):
+    """Sum g over the axes along which x was broadcast, and give it x's dtype: once, for every rule."""
+    if g.shape != x.shape:
+        extra = g.ndim - x.ndim
+        stretched = tuple(i + extra for i, n in enumerate(x.shape) if n == 1 and g.shape[i + extra] != 1)
+        g = np.reshape(np.sum(g, axis=tuple(range(extra)) + stretched), x.shape)
+    return g if g.dtype == x.dtype else g.astype(x.dtype)
+
+
+def backpropagate(roots, root_grads, *, leaves=None, create_graph=False, retain_graph=False, stop=False) -> dict:
+    """Walk the tape backwards; return {key of a Tensor: its gradient} for the leaves, or for the Tensors `leaves`.
+
+    With create_graph the rules are called with Tensors and so recorded. With stop, the walk ends at `leaves`.
+    """
+    wanted = frozenset(map(_key, leaves or ()))
+    pending: dict = {}
+    order: list[Node] = []
+    seen: set[int] = set()
+    for root, g in zip(roots, root_grads, strict=True):
+        pending[_key(root)] = pending[_key(root)] + g if _key(root) in pending else g
+        below = topological(root, wanted if stop else frozenset())
+        order += [n for n in below if id(n) not in seen]
+        seen.update(map(id, below))
+    found: dict = {_key(r): pending[_key(r)] for r in roots if r.node is None or _key(r) in wanted}
+    for node in reversed(order):
+        several = isinstance(node.out, tuple)
+        g = tuple(pending.pop((id(node), i), None) for i in range(len(node.out) if several else 1))
+        if all(part is None for part in g):
+            continue
+        if node.values is None:
+            raise GraphError(
+                f"backward a second time through {node.name}: its saved arrays were freed by the first; "
+                "call the first with retain_graph=True"
+            )
+        for arg, part in _vjps(node, g if several else g[0], create_graph):
+            key = _key(arg)
+            if arg.node is None and not create_graph and (any(part is x for x in g) or part.base is not None):
+                part = part.copy()  # a leaf owns its gradient: nobody else may see it change
+            pending[key] = pending[key] + part if key in pending else part
+            if (key in wanted) if leaves is not None else (arg.node is None):
+                found[key] = pending[key]
+        if not (retain_graph or create_graph):
+            node.values = node.saved = None
+    return found
+
+
+def _vjps(node: Node, g, create_graph: bool):
+    """(argument, its gradient) for every Tensor argument of a node through which a gradient can pass."""
+    needs = [isinstance(a, Tensor) and a.requires_grad for a in node.args]
+    chosen = [i for i, n in enumerate(needs) if n]
+    if isinstance(node.function, Op):
+        if create_graph:  # differentiate the composed form instead: it consists of rules
+            outs = node.function.composed(*node.args, **node.kwargs)
+            pairs = [(o, p) for o, p in zip(_tuple(outs), _tuple(g), strict=True) if p is not None]
+            args = [node.args[i] for i in chosen]
+            found = backpropagate(*zip(*pairs, strict=True), leaves=args, create_graph=True, stop=True)
+            return [(a, found[_key(a)]) for a in args if _key(a) in found]
+        parts = node.function.backward(g, node.out, node.saved, needs, *node.values, **node.kwargs)
+        return [(node.args[i], fit(parts[i], node.values[i])) for i in chosen if parts[i] is not None]
+    values, out = (node.args, _result(node.out, node, 0)) if create_graph else (node.values, node.out)
+    table, pairs = rules.VJPS[node.function], []
+    for i in chosen:
+        vjp = (lambda *a, i=i, **k: table(i, *a, **k)) if callable(table) else table[i]
+        if vjp is not None:
+            pairs.append((node.args[i], fit(vjp(g, out, *values, **node.kwargs), values[i])))
+    return pairs
+
+
+def _tuple(x) -> tuple:
+    return x if isinstance(x, tuple) else (x,)
+
+
+@contextmanager
+def no_grad():
+    """Inside the block nothing is recorded for a backward pass."""
+    token = _grad_enabled.set(False)
+    try:
+        yield
+    finally:
+        _grad_enabled.reset(token)
+
+
+@contextmanager
+def trace():
+    """Yield a list that receives the Node of every op in the block, whether or not anything requires a gradient."""
+    token = _trace.set([])
+    try:
+        yield _trace.get()
+    finally:
+        _trace.reset(token)
+
+
+def grad(loss: Tensor, inputs: Iterable[Tensor], *, create_graph=False, retain_graph=False) -> list:
+    """dloss/d(input) for each input, as arrays; as Tensors that can be differentiated again with create_graph."""
+    inputs = list(inputs)
+    seed = np.ones_like(loss.data)
+    found = backpropagate(
+        [loss], [Tensor(seed) if create_graph else seed], leaves=inputs, create_graph=create_graph,
+        retain_graph=retain_graph,
+    )  # fmt: skip
+    return [found.get(_key(t), Tensor(np.zeros_like(t.data)) if create_graph else np.zeros_like(t.data)) for t in inputs]
+
+
+class Tensor:
+    """An ndarray that remembers how it was made.
+
+    data: the ndarray, replaced (never written into) by optimizers; grad: an ndarray of its shape, or None.
+    A list of Python floats becomes float32; an ndarray keeps its dtype.
+    """
+
+    __slots__ = ("data", "grad", "requires_grad", "node", "index", "__weakref__")
+
+    def __init__(self, data, requires_grad: bool = False, dtype=None):
+        if isinstance(data, Tensor):
+            data = data.data
+        array = np.asarray(data, dtype=dtype)
+        if dtype is None and array.dtype == np.float64 and not isinstance(data, (np.ndarray, np.generic)):
+            array = array.astype(np.float32)
+        if requires_grad and array.dtype.kind != "f":
+            raise UnsupportedOp(f"only floats have a gradient: this Tensor is {array.dtype}; pass dtype=np.float32")
+        self.data, self.grad, self.requires_grad = array, None, requires_grad
+        self.node, self.index = None, 0
+
+    # -- NumPy's protocols: its semantics, recorded ------------------------------------------------------------------
+    def __minidl_record__(self, function, args, kwargs):
+        return record(function, args, kwargs)
+
+    def __array_ufunc__(self, ufunc, method, *args, **kwargs):
+        if method != "__call__" or kwargs or (ufunc not in rules.VJPS and ufunc not in _NOT_DIFFERENTIATED):
+            what = ufunc.__name__ + ("" if method == "__call__" else f".{method}")
+            with_ = f" with {', '.join(kwargs)}=" if kwargs else ""
+            raise UnsupportedOp(f"np.{what}{with_} is not recorded by minidl; use t.detach().numpy() for its value")
+        if ufunc in _NOT_DIFFERENTIATED:
+            return ufunc(*[a.data if isinstance(a, Tensor) else a for a in args])
+        return record(ufunc, args, {})
+
+    def __array_function__(self, function, types, args, kwargs):
+        if function in _NUMPY_SIGNATURE:
+            return _NUMPY_SIGNATURE[function](*args, **kwargs)
+        strange = set(kwargs) - {"axis", "axes", "keepdims"}
+        if function not in rules.VJPS or strange:
+            with_ = f" with {', '.join(sorted(strange))}=" if strange else ""
+            raise UnsupportedOp(
+                f"np.{function.__name__}{with_} is not recorded by minidl; use t.detach().numpy() for its value"
+            )
+        return record(function, args, kwargs)
+
+    def __array__(self, dtype=None, copy=None):
+        raise UnsupportedOp(
+            "a Tensor would lose its history as an ndarray; say t.detach().numpy() if that is what you want"
+        )
+
+    # -- PyTorch's names and semantics ---------------------------------------------------------------------------------
+    shape = property(lambda self: self.data.shape)
+    dtype = property(lambda self: self.data.dtype)
+    ndim = property(lambda self: self.data.ndim)
+    T = property(lambda self: record(np.transpose, (self,), {}))
+    is_leaf = property(lambda self: self.node is None)
+
+    def size(self, dim=None):
+        return self.data.shape if dim is None else self.data.shape[dim]
+
+    def numel(self) -> int:
+        return self.data.size
+
+    def item(self):
+        return self.data.item()
+
+    def numpy(self) -> np.ndarray:
+        if self.requires_grad:
+            raise GraphError("this Tensor carries a gradient; say t.detach().numpy()")
+        return self.data
+
+    def detach(self) -> Tensor:
+        return Tensor(self.data)
+
+    def backward(self, gradient=None, retain_graph=False, create_graph=False) -> None:
+        """Add dself/d(leaf) to .grad of every leaf: as an ndarray, or as a Tensor with create_graph."""
+        if not self.requires_grad:
+            raise GraphError("nothing to differentiate: no Tensor that requires a gradient led here (or under no_grad)")
+        if gradient is None and self.data.size != 1:
+            raise GraphError(f"backward needs a scalar; this Tensor has shape {self.shape}: sum it, or pass gradient=")
+        g = np.ones_like(self.data) if gradient is None else getattr(gradient, "data", gradient)
+        if g.shape != self.shape:
+            raise ShapeError(f"gradient has shape {g.shape}, the Tensor {self.shape}; they must be equal")
+        nodes = topological(self)
+        found = backpropagate(
+            [self], [Tensor(g) if create_graph else g], create_graph=create_graph, retain_graph=retain_graph
+        )
+        leaves = {id(a): a for n in nodes for a in n.args if isinstance(a, Tensor) and a.node is None}
+        for leaf in leaves.values() if nodes else [self]:
+            if leaf.requires_grad and _key(leaf) in found:
+                part = found[_key(leaf)]
+                leaf.grad = part if leaf.grad is None else leaf.grad + part
+
+    def reshape(self, *shape):
+        return record(np.reshape, (self, shape[0] if len(shape) == 1 and np.ndim(shape[0]) else shape), {})
+
+    view = reshape
+
+    def flatten(self, start_dim=0, end_dim=-1):
+        end = end_dim % max(self.ndim, 1)
+        return self.reshape(*self.shape[:start_dim], -1, *self.shape[end + 1 :])
+
+    def transpose(self, dim0, dim1):
+        return record(np.swapaxes, (self, dim0, dim1), {})
+
+    def permute(self, *dims):
+        return record(np.transpose, (self,), {"axes": dims[0] if len(dims) == 1 and np.ndim(dims[0]) else dims})
+
+    def squeeze(self, dim=None):
+        return record(np.squeeze, (self,), {"axis": dim})
+
+    def unsqueeze(self, dim):
+        return record(np.expand_dims, (self, dim), {})
+
+    def expand(self, *shape):
+        return record(np.broadcast_to, (self, shape), {})
+
+    def sum(self, dim=None, keepdim=False):
+        return record(np.sum, (self,), {"axis": dim, "keepdims": keepdim})
+
+    def mean(self, dim=None, keepdim=False):
+        return record(np.mean, (self,), {"axis": dim, "keepdims": keepdim})
+
+    def var(self, dim=None, keepdim=False, correction=1):
+        centred = np.square(self - self.mean(dim, keepdim=True)).mean(dim, keepdim)
+        count = self.data.size // centred.data.size
+        return centred * (count / (count - correction))
+
+    def amax(self, dim=None, keepdim=False):
+        return record(np.max, (self,), {"axis": dim, "keepdims": keepdim})
+
+    def amin(self, dim=None, keepdim=False):
+        return record(np.min, (self,), {"axis": dim, "keepdims": keepdim})
+
+    def argmax(self, dim=None) -> np.ndarray:
+        return self.data.argmax(dim)
+
+    def logsumexp(self, dim=-1, keepdim=False):
+        return rules.logsumexp(self, axis=dim, keepdims=keepdim)
+
+    def __getitem__(self, index):
+        return rules.getitem(self, index=index)
+
+    def astype(self, dtype):
+        if self.requires_grad and np.dtype(dtype) != self.dtype:
+            raise UnsupportedOp(f"a change of dtype ({self.dtype} to {np.dtype(dtype)}) is not recorded; detach() first")
+        return Tensor(self.data.astype(dtype))
+
+    def __pow__(self, other):
+        return record(np.square, (self,), {}) if other == 2 and np.ndim(other) == 0 else record(np.power, (self, other), {})
+
+    def __len__(self):
+        return len(self.data)
+
+    def __iter__(self):
+        return (self[i] for i in range(len(self)))
+
+    def __bool__(self):
+        return bool(self.data)
+
+    def __float__(self):
+        return float(self.data)
+
+    def __repr__(self):
+        made = f", made by {self.node.name}" if self.node is not None else ", requires_grad" * self.requires_grad
+        return f"Tensor({np.array2string(self.data, precision=4, threshold=20)}, {self.dtype}{made})"
+
+    __hash__ = object.__hash__
+
+
+_NOT_DIFFERENTIATED = {
+    np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal, np.isnan, np.isfinite, np.isinf,
+    np.floor, np.ceil, np.rint,
+}  # fmt: skip  # step functions: their result is a plain ndarray
+
+_NUMPY_SIGNATURE: dict[Callable, Callable] = {
+    np.concatenate: lambda xs, axis=0: rules.concatenate(*xs, axis=axis),
+    np.stack: lambda xs, axis=0: rules.stack(*xs, axis=axis),
+    np.var: lambda x, axis=None, ddof=0, keepdims=False: x.var(axis, keepdims, correction=ddof),
+    np.shape: lambda x: x.data.shape,
+    np.ndim: lambda x: x.data.ndim,
+    np.size: lambda x: x.data.size,
+    np.zeros_like: lambda x: np.zeros_like(x.data),
+    np.ones_like: lambda x: np.ones_like(x.data),
+    np.argmax: lambda x, axis=None: x.data.argmax(axis),
+}
+
+
+def as_tensor(x) -> Tensor:
+    """x itself if it is a Tensor, else a Tensor of it."""
+    return x if isinstance(x, Tensor) else Tensor(x)
+
+
+def _operator(function, reflected=False):
+    if reflected:
+        return lambda self, other: record(function, (other, self), {})
+    return lambda self, other: record(function, (self, other), {})
+
+
+for _name, _function in {
+    "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.divide, "matmul": np.matmul,
+}.items():  # fmt: skip
+    setattr(Tensor, f"__{_name}__", _operator(_function))
+    setattr(Tensor, f"__r{_name}__", _operator(_function, reflected=True))
+Tensor.__rpow__ = _operator(np.power, reflected=True)
+for _name, _function in {
+    "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
+}.items():  # fmt: skip
+    setattr(Tensor, f"__{_name}__", lambda self, other, f=_function: f(self.data, getattr(other, "data", other)))
+for _name, _function in {
+    "neg": np.negative, "abs": np.absolute, "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "tanh": np.tanh,
+    "sin": np.sin, "cos": np.cos, "square": np.square, "relu": rules.relu, "sigmoid": rules.sigmoid,
+}.items():  # fmt: skip
+    setattr(Tensor, f"__{_name}__" if _name in ("neg", "abs") else _name, lambda self, f=_function: record(f, (self,), {}))
