@@ -65,7 +65,8 @@ class Op:
     def __call__(self, *args, **kwargs):
         if current_form() == "composed":
             calls[self.__name__, "composed"] += 1
-            return self.composed(*[as_tensor(a) if isinstance(a, np.ndarray) else a for a in args], **kwargs)
+            floats = (isinstance(a, np.ndarray) and a.dtype.kind == "f" for a in args)  # integers are labels, indices
+            return self.composed(*[Tensor(a) if f else a for a, f in zip(args, floats, strict=True)], **kwargs)
         return record(self, args, kwargs)
 
 

@@ -1,0 +1,164 @@
+"""Conv2d: every output pixel is a product of the filters with one window of the image.
+
+    x: (N, C, H, W)   weight: (O, C/groups, K, L)   bias: (O,)   y: (N, O, P, Q)
+    y[n,o,p,q] = b[o] + sum_{c,k,l} weight[o,c,k,l] * x[n, c, p*stride + k*dilation - padding, q*stride + ...]
+
+The hand-written form copies every window into a column (`im2col`); the convolution is then one matrix product
+
+    y = W cols      W: (O, C K L)   cols: (C K L, N P Q)
+    dL/dW = g cols^T      dL/dcols = W^T g      dL/dx = col2im(dL/dcols)
+
+and col2im, the transpose of im2col, adds each column back to where it was copied from.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minidl.backend import twin
+from minidl.errors import ShapeError
+from minidl.layers.module import Module, Parameter
+from minidl.tensor import Op, Tensor
+
+
+def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
+    """How many windows fit along one axis: (size + 2 padding - dilation (kernel - 1) - 1) // stride + 1."""
+    out = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
+    if out < 1:
+        raise ShapeError(
+            f"a window of {dilation * (kernel - 1) + 1} does not fit an axis of {size} with padding {padding}"
+        )
+    return out
+
+
+def _window(i, count, stride, dilation):
+    """The pixels that kernel position i meets, over all `count` output positions."""
+    return slice(i * dilation, i * dilation + stride * (count - 1) + 1, stride)
+
+
+@twin
+def im2col(x, kernel, stride, padding, dilation):
+    """cols[c,k,l,n,p,q] = padded x[n, c, p*stride + k*dilation, q*stride + l*dilation].
+
+    x: (N, C, H, W) -> cols: (C, K, L, N, P, Q), contiguous.
+    """
+    n, c, h, w = x.shape
+    kh, kw = kernel
+    p, q = output_size(h, kh, stride, padding, dilation), output_size(w, kw, stride, padding, dilation)
+    image = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding))) if padding else x
+    image = image.transpose(1, 0, 2, 3)
+    cols = np.empty((c, kh, kw, n, p, q), x.dtype)
+    for k in range(kh):
+        for l in range(kw):
+            cols[:, k, l] = image[:, :, _window(k, p, stride, dilation), _window(l, q, stride, dilation)]
+    return cols
+
+
+@twin
+def col2im(cols, shape, stride, padding, dilation):
+    """The transpose of im2col: add every column to the window it came from.
+
+    cols: (C, K, L, N, P, Q) -> x: shape (N, C, H, W).
+    """
+    c, kh, kw, n, p, q = cols.shape
+    h, w = shape[2] + 2 * padding, shape[3] + 2 * padding
+    image = np.zeros((c, n, h, w), cols.dtype)
+    for k in range(kh):
+        for l in range(kw):
+            image[:, :, _window(k, p, stride, dilation), _window(l, q, stride, dilation)] += cols[:, k, l]
+    return image[:, :, padding : h - padding, padding : w - padding].transpose(1, 0, 2, 3)
+
+
+def _forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
+    o, per_group = weight.shape[:2]
+    if x.ndim != 4 or x.shape[1] != per_group * groups:
+        raise ShapeError(
+            f"conv2d: x has shape {x.shape}, the weight {weight.shape} with groups={groups} takes (N, "
+            f"{per_group * groups}, H, W); their channels must agree"
+        )
+    cols = im2col(x, weight.shape[2:], stride, padding, dilation)
+    n, p, q = cols.shape[3:]
+    y = weight.reshape(groups, o // groups, -1) @ cols.reshape(groups, -1, n * p * q)
+    y = y.reshape(o, n, p, q)
+    if bias is not None:
+        y += bias[:, None, None, None]
+    return np.ascontiguousarray(y.transpose(1, 0, 2, 3)), cols
+
+
+def _backward(g, out, cols, needs, x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
+    o = weight.shape[0]
+    rows = np.ascontiguousarray(g.transpose(1, 0, 2, 3)).reshape(groups, o // groups, -1)
+    dx = dweight = dbias = None
+    if needs[0]:
+        dcols = weight.reshape(groups, o // groups, -1).transpose(0, 2, 1) @ rows
+        dx = col2im(dcols.reshape(cols.shape), x.shape, stride, padding, dilation)
+    if needs[1]:
+        dweight = (rows @ cols.reshape(groups, -1, rows.shape[-1]).transpose(0, 2, 1)).reshape(weight.shape)
+    if bias is not None and needs[2]:
+        dbias = rows.sum(-1).reshape(o)
+    return dx, dweight, dbias
+
+
+def _composed(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
+    n, c, h, w = x.shape
+    o, per_group, kh, kw = weight.shape
+    p, q = output_size(h, kh, stride, padding, dilation), output_size(w, kw, stride, padding, dilation)
+    image = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
+    y = 0.0
+    for k in range(kh):
+        for l in range(kw):
+            window = image[:, :, _window(k, p, stride, dilation), _window(l, q, stride, dilation)]
+            taps = weight[:, :, k, l].reshape(groups, o // groups, per_group)
+            y = y + taps @ window.reshape(n, groups, per_group, p * q)
+    y = y.reshape(n, o, p, q)
+    return y if bias is None else y + bias.reshape(o, 1, 1)
+
+
+def _axes(u, shape, x, weight, bias=None, *, groups=1, **kwargs):
+    if groups == 1:
+        u.unite(x[1], weight[1])
+    else:  # which channels one filter sees depends on its group: nothing can be taken out alone
+        u.pin(x[1])
+        u.pin(weight[0])
+    if bias is not None:
+        u.unite(weight[0], bias[0])
+    return (x[0], weight[0], u.pinned(shape[2]), u.pinned(shape[3]))
+
+
+def _macs(shape, x, weight, bias=None, **kwargs):
+    return int(np.prod(shape)) * int(np.prod(weight[1:]))
+
+
+conv2d = Op(
+    "conv2d", "sum of weight * window + b", forward=_forward, backward=_backward, composed=_composed,
+    axes=_axes, macs=_macs,
+)  # fmt: skip
+
+
+class Conv2d(Module):
+    """2-D convolution (cross-correlation, as everywhere) with PyTorch's default initialisation.
+
+    x: (N, in_channels, H, W) -> y: (N, out_channels, P, Q); kernel_size: an int, or (K, L).
+    """
+
+    def __init__(
+        self, in_channels: int, out_channels: int, kernel_size, *, rng: np.random.Generator,
+        stride=1, padding=0, dilation=1, groups=1, bias=True,
+    ):  # fmt: skip
+        if in_channels % groups or out_channels % groups:
+            raise ShapeError(f"{in_channels} and {out_channels} channels do not divide into {groups} groups")
+        kernel = (kernel_size, kernel_size) if np.ndim(kernel_size) == 0 else tuple(kernel_size)
+        bound = (in_channels // groups * kernel[0] * kernel[1]) ** -0.5
+        shape = (out_channels, in_channels // groups, *kernel)
+        self.weight = Parameter(rng.uniform(-bound, bound, shape).astype(np.float32))
+        self.bias = Parameter(rng.uniform(-bound, bound, out_channels).astype(np.float32)) if bias else None
+        self.options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        args = (self.weight,) if self.bias is None else (self.weight, self.bias)
+        return conv2d(x, *args, **self.options)
+
+    def extra_repr(self) -> str:
+        o, c, k, l = self.weight.shape
+        changed = {k: v for k, v in self.options.items() if v != (0 if k == "padding" else 1)}
+        return f"{c * self.options['groups']}, {o}, {k}x{l}" + "".join(f", {k}={v}" for k, v in changed.items())

@@ -1,0 +1,133 @@
+"""Module: parameters found by walking attributes, and Sequential, modules one after the other.
+
+A layer is an ordinary object. Its Parameters, its sub-modules and lists of them are its attributes; their names are the
+attribute names joined by dots, as in PyTorch. Arrays that training changes without a gradient (BatchNorm's running
+statistics) are named in the class's `buffers`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from minidl.errors import InputError, ShapeError
+from minidl.tensor import Tensor
+
+
+class Parameter(Tensor):
+    """A Tensor that is trained: a leaf that requires a gradient."""
+
+    __slots__ = ()
+
+    def __init__(self, data):
+        super().__init__(data, requires_grad=True)
+
+
+class Module:
+    """Base class of layers and models: write `forward`, call the module."""
+
+    training = True
+    buffers: tuple[str, ...] = ()
+
+    def __init_subclass__(cls, **kwargs):
+        super().__init_subclass__(**kwargs)
+        if "forward" in cls.__dict__:
+            cls.__call__ = cls.forward  # nothing happens between the call and forward: nothing to step over
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        """(name, module) of the direct sub-modules, in the order of assignment."""
+        for name, value in vars(self).items():
+            if isinstance(value, Module):
+                yield name, value
+            elif isinstance(value, (list, tuple)):
+                yield from ((f"{name}.{i}", v) for i, v in enumerate(value) if isinstance(v, Module))
+
+    def modules(self) -> Iterator[Module]:
+        yield self
+        for _, child in self.children():
+            yield from child.modules()
+
+    def named_parameters(self, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+        """(dotted name, Parameter), each Parameter once, own ones before those of sub-modules."""
+        seen: set[int] = set()
+        for name, p in self._named(prefix):
+            if id(p) not in seen:
+                seen.add(id(p))
+                yield name, p
+
+    def _named(self, prefix):
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                yield prefix + name, value
+        for name, child in self.children():
+            yield from child._named(f"{prefix}{name}.")
+
+    def parameters(self) -> list[Parameter]:
+        return [p for _, p in self.named_parameters()]
+
+    def train(self, mode: bool = True):
+        """Switch dropout and BatchNorm to training (or, with False, to evaluation) in all sub-modules."""
+        for m in self.modules():
+            m.training = mode
+        return self
+
+    def eval(self):
+        return self.train(False)
+
+    def astype(self, dtype):
+        """Change every parameter and buffer to a dtype, in place; exactness tests run in float64."""
+        for m in self.modules():
+            for name in m.buffers:
+                setattr(m, name, getattr(m, name).astype(dtype))
+        for p in self.parameters():
+            p.data, p.grad = p.data.astype(dtype), None
+        return self
+
+    def state_dict(self, prefix: str = "") -> dict[str, np.ndarray]:
+        """{dotted name: array} of all parameters and buffers: references, not copies (steps replace p.data)."""
+        state = {prefix + k: v.data for k, v in vars(self).items() if isinstance(v, Parameter)}
+        state |= {prefix + k: getattr(self, k) for k in self.buffers}
+        for name, child in self.children():
+            state |= child.state_dict(f"{prefix}{name}.")
+        return state
+
+    def load_state_dict(self, state: dict[str, np.ndarray], prefix: str = "") -> None:
+        """Take over every array of `state`; missing, extra and mis-shaped names raise and change nothing."""
+        own = self.state_dict()
+        missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        if missing or extra:
+            raise InputError(f"state_dict does not fit: missing {missing or 'nothing'}, not known {extra or 'nothing'}")
+        wrong = [f"{k}: {state[k].shape} for {own[k].shape}" for k in own if state[k].shape != own[k].shape]
+        if wrong:
+            raise ShapeError(f"state_dict does not fit: {'; '.join(wrong)}")
+        self._load(state, "")
+
+    def _load(self, state, prefix):
+        for name, value in vars(self).items():
+            if isinstance(value, Parameter):
+                value.data = np.array(state[prefix + name], dtype=value.dtype)
+        for name in self.buffers:
+            setattr(self, name, np.array(state[prefix + name]))
+        for name, child in self.children():
+            child._load(state, f"{prefix}{name}.")
+
+    def __repr__(self):
+        lines = [f"({n}): {m!r}".replace("\n", "\n  ") for n, m in self.children()]
+        inside = "\n  " + "\n  ".join(lines) + "\n" if lines else ""
+        return f"{type(self).__name__}({self.extra_repr()}{inside})"
+
+    def extra_repr(self) -> str:
+        return ""
+
+
+class Sequential(Module):
+    """Modules (or plain functions of one Tensor) one after the other: y = m_k(... m_1(x))."""
+
+    def __init__(self, *steps):
+        self.steps = list(steps)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for step in self.steps:
+            x = step(x)
+        return x
