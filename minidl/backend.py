@@ -25,7 +25,8 @@ from contextvars import ContextVar
 from minidl.errors import InputError, MissingExtra
 
 FORMS = ("auto", "numpy", "numba", "composed")
-_form: ContextVar[str] = ContextVar("minidl_form", default=os.environ.get("MINIDL_FORM", "auto"))
+_default = os.environ.get("MINIDL_FORM", "auto")
+_form: ContextVar[str] = ContextVar("minidl_form", default=_default)
 
 calls: Counter[tuple[str, str]] = Counter()
 """How often each form ran: (function name, "numpy" | "numba" | "composed") -> calls. For tests and benchmarks."""

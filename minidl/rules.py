@@ -41,7 +41,7 @@ def primitive(function: Callable) -> Callable:
                 return a.__minidl_record__(call, args, kwargs)
         return function(*args, **kwargs)
 
-    call.plain = function
+    call.plain = function  # type: ignore[attr-defined]
     return call
 
 
@@ -157,8 +157,7 @@ rule(np.swapaxes, "x with two axes swapped", lambda g, out, x, a, b: np.swapaxes
 rule(
     np.transpose,
     "x with its axes permuted",
-    lambda g, out, x, axes=None: np.transpose(g, None if axes is None else tuple(np.argsort(np.asarray(axes) % x.ndim))),
-    None,
+    lambda g, out, x, axes=None: np.transpose(g, axes=axes and tuple(np.argsort(np.asarray(axes) % x.ndim))),
 )
 rule(np.expand_dims, "x with an axis of length 1 more", lambda g, out, x, axis: np.reshape(g, x.shape), None)
 rule(np.squeeze, "x without axes of length 1", lambda g, out, x, axis=None: np.reshape(g, x.shape), None)
@@ -197,7 +196,7 @@ VJPS[stack] = lambda i, g, out, *xs, axis=0: getitem(g, index=(slice(None),) * (
 FORMULA[stack] = "x1, x2, ... as slices along a new axis"
 
 
-# -- reductions: g has lost the axes that were summed; expand() puts them back -------------------------------------------
+# -- reductions: g has lost the axes that were summed; expand() puts them back ---------------------------------------
 def expand(g, x, axis, keepdims):
     """g, reduced over `axis`, broadcast to the shape of x again."""
     if axis is not None and not keepdims:

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from contextlib import contextmanager
 from contextvars import ContextVar
+from typing import Any
 
 import numpy as np
 
@@ -103,7 +104,7 @@ def topological(root: Tensor, stop: frozenset = frozenset()) -> list[Node]:
     """The nodes below `root` that carry a gradient, arguments before results. Iterative: depth is no limit."""
     order: list[Node] = []
     seen = set()
-    stack = [(root.node, False)] if root.node is not None else []
+    stack: list[tuple[Node, bool]] = [(root.node, False)] if root.node is not None else []
     while stack:
         node, done = stack.pop()
         if done:
@@ -219,7 +220,23 @@ def grad(loss: Tensor, inputs: Iterable[Tensor], *, create_graph=False, retain_g
         [loss], [Tensor(seed) if create_graph else seed], leaves=inputs, create_graph=create_graph,
         retain_graph=retain_graph,
     )  # fmt: skip
-    return [found.get(_key(t), Tensor(np.zeros_like(t.data)) if create_graph else np.zeros_like(t.data)) for t in inputs]
+    zeros = (lambda a: Tensor(np.zeros_like(a))) if create_graph else np.zeros_like
+    return [found[_key(t)] if _key(t) in found else zeros(t.data) for t in inputs]
+
+
+def _unary(function):
+    return lambda self: record(function, (self,), {})
+
+
+def _binary(function):  # the operator, and its reflection for a number or an array on the left
+    return (
+        lambda self, other: record(function, (self, other), {}),
+        lambda self, other: record(function, (other, self), {}),
+    )
+
+
+def _compare(function):  # step functions have no derivative: their result is a plain ndarray
+    return lambda self, other: function(self.data, getattr(other, "data", other))
 
 
 class Tensor:
@@ -239,8 +256,11 @@ class Tensor:
             array = array.astype(np.float32)
         if requires_grad and array.dtype.kind != "f":
             raise UnsupportedOp(f"only floats have a gradient: this Tensor is {array.dtype}; pass dtype=np.float32")
-        self.data, self.grad, self.requires_grad = array, None, requires_grad
-        self.node, self.index = None, 0
+        self.data: np.ndarray = array
+        self.grad: Any = None
+        self.requires_grad = requires_grad
+        self.node: Node | None = None
+        self.index = 0
 
     # -- NumPy's protocols: its semantics, recorded ------------------------------------------------------------------
     def __minidl_record__(self, function, args, kwargs):
@@ -314,6 +334,22 @@ class Tensor:
                 part = found[_key(leaf)]
                 leaf.grad = part if leaf.grad is None else leaf.grad + part
 
+    __add__, __radd__ = _binary(np.add)
+    __sub__, __rsub__ = _binary(np.subtract)
+    __mul__, __rmul__ = _binary(np.multiply)
+    __truediv__, __rtruediv__ = _binary(np.divide)
+    __matmul__, __rmatmul__ = _binary(np.matmul)
+    _power, __rpow__ = _binary(np.power)
+    __neg__, __abs__ = _unary(np.negative), _unary(np.absolute)
+    __lt__, __le__, __gt__, __ge__ = map(_compare, (np.less, np.less_equal, np.greater, np.greater_equal))
+    __eq__, __ne__ = _compare(np.equal), _compare(np.not_equal)  # type: ignore[assignment]
+    exp, log, sqrt, square = _unary(np.exp), _unary(np.log), _unary(np.sqrt), _unary(np.square)
+    sin, cos, tanh, abs = _unary(np.sin), _unary(np.cos), _unary(np.tanh), _unary(np.absolute)
+    relu, sigmoid = _unary(rules.relu), _unary(rules.sigmoid)
+
+    def __pow__(self, other):
+        return self.square() if isinstance(other, (int, float)) and other == 2 else self._power(other)
+
     def reshape(self, *shape):
         return record(np.reshape, (self, shape[0] if len(shape) == 1 and np.ndim(shape[0]) else shape), {})
 
@@ -366,11 +402,8 @@ class Tensor:
 
     def astype(self, dtype):
         if self.requires_grad and np.dtype(dtype) != self.dtype:
-            raise UnsupportedOp(f"a change of dtype ({self.dtype} to {np.dtype(dtype)}) is not recorded; detach() first")
+            raise UnsupportedOp(f"astype from {self.dtype} to {np.dtype(dtype)} is not recorded; detach() first")
         return Tensor(self.data.astype(dtype))
-
-    def __pow__(self, other):
-        return record(np.square, (self,), {}) if other == 2 and np.ndim(other) == 0 else record(np.power, (self, other), {})
 
     def __len__(self):
         return len(self.data)
@@ -412,26 +445,3 @@ _NUMPY_SIGNATURE: dict[Callable, Callable] = {
 def as_tensor(x) -> Tensor:
     """x itself if it is a Tensor, else a Tensor of it."""
     return x if isinstance(x, Tensor) else Tensor(x)
-
-
-def _operator(function, reflected=False):
-    if reflected:
-        return lambda self, other: record(function, (other, self), {})
-    return lambda self, other: record(function, (self, other), {})
-
-
-for _name, _function in {
-    "add": np.add, "sub": np.subtract, "mul": np.multiply, "truediv": np.divide, "matmul": np.matmul,
-}.items():  # fmt: skip
-    setattr(Tensor, f"__{_name}__", _operator(_function))
-    setattr(Tensor, f"__r{_name}__", _operator(_function, reflected=True))
-Tensor.__rpow__ = _operator(np.power, reflected=True)
-for _name, _function in {
-    "eq": np.equal, "ne": np.not_equal, "lt": np.less, "le": np.less_equal, "gt": np.greater, "ge": np.greater_equal,
-}.items():  # fmt: skip
-    setattr(Tensor, f"__{_name}__", lambda self, other, f=_function: f(self.data, getattr(other, "data", other)))
-for _name, _function in {
-    "neg": np.negative, "abs": np.absolute, "exp": np.exp, "log": np.log, "sqrt": np.sqrt, "tanh": np.tanh,
-    "sin": np.sin, "cos": np.cos, "square": np.square, "relu": rules.relu, "sigmoid": rules.sigmoid,
-}.items():  # fmt: skip
-    setattr(Tensor, f"__{_name}__" if _name in ("neg", "abs") else _name, lambda self, f=_function: record(f, (self,), {}))

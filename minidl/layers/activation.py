@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
-
 from minidl import rules
 from minidl.layers.module import Module
 from minidl.tensor import Tensor
@@ -20,7 +18,7 @@ class Tanh(Module):
     """y = tanh(x)."""
 
     def forward(self, x: Tensor) -> Tensor:
-        return np.tanh(x)
+        return x.tanh()
 
 
 class Sigmoid(Module):

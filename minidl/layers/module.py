@@ -7,7 +7,8 @@ statistics) are named in the class's `buffers`.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -29,6 +30,8 @@ class Module:
 
     training = True
     buffers: tuple[str, ...] = ()
+    forward: Callable[..., Any]
+    __call__: Callable[..., Any]
 
     def __init_subclass__(cls, **kwargs):
         super().__init_subclass__(**kwargs)

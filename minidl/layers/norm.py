@@ -66,6 +66,7 @@ class _BatchNorm(Module):
     """running = (1 - momentum) running + momentum batch; the running variance is the unbiased one, as in PyTorch."""
 
     buffers = ("running_mean", "running_var")
+    dims: tuple[int, ...]  # how many axes the input may have
 
     def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1):
         self.weight = Parameter(np.ones(num_features, np.float32))

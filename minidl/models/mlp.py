@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minidl.layers import BatchNorm1d, Linear, ReLU, Sequential
+from minidl.layers import BatchNorm1d, Linear, Parameter, ReLU, Sequential
 
 
 def mlp(sizes=(784, 500, 300, 10), *, rng: np.random.Generator) -> Sequential:
@@ -15,8 +15,8 @@ def mlp(sizes=(784, 500, 300, 10), *, rng: np.random.Generator) -> Sequential:
     steps: list = []
     for i, (a, b) in enumerate(zip(sizes[:-1], sizes[1:], strict=True)):
         layer = Linear(a, b, rng=rng)
-        layer.weight.data = (rng.standard_normal((b, a)) * (2 / a) ** 0.5).astype(np.float32)
-        layer.bias.data = np.zeros(b, np.float32)
+        layer.weight = Parameter((rng.standard_normal((b, a)) * (2 / a) ** 0.5).astype(np.float32))
+        layer.bias = Parameter(np.zeros(b, np.float32))
         steps += [layer, ReLU()] if i < len(sizes) - 2 else [layer]
     return Sequential(*steps)
 
