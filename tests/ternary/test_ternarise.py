@@ -1,0 +1,288 @@
+"""The ternariser: proven over all random numbers, then measured with a stated power, then at its edges."""
+
+import math
+
+import numpy as np
+import pytest
+
+from minidl import backend
+from minidl.errors import InputError
+from minidl.ternary import ternarise as T
+from minidl.ternary.ternarise import Ternariser, draw_key, draws, scale_of, ternarise, trits_of
+
+ALL = 2**24
+FORMS = ["numpy", pytest.param("numba", marks=pytest.mark.skipif(not backend._fast_module("ternarise"), reason="Numba"))]
+
+
+def gaussian(n, seed=0, dtype=np.float32):
+    return np.random.default_rng(seed).standard_normal(n).astype(dtype)
+
+
+def one_scale(g, s, key=0, own=None):
+    s = np.array([s], np.float32)
+    return ternarise(g, s, np.uint64(key), s if own is None else np.array([own], np.float32), g.size)
+
+
+# ------------------------------------------------------------------------------------------------ the talk's example
+
+
+def test_the_talks_own_vector():
+    g = np.array([0.30, -1.20, 0.60, 0.9], np.float32)
+    stepped = dict(Ternariser().steps(g))
+    assert list(stepped) == ["s", "sign", "P", "b", "g~"]
+    assert stepped["s"] == np.float32(1.20)
+    assert stepped["sign"].tolist() == [1, -1, 1, 1]
+    assert np.allclose(stepped["P"], [0.25, 1, 0.5, 0.75], atol=1e-7)
+    assert stepped["b"][1] == 1 and set(stepped["b"].tolist()) <= {0, 1}
+    assert np.array_equal(stepped["g~"], stepped["s"] * stepped["sign"] * stepped["b"])
+    assert np.array_equal(stepped["g~"], stepped["s"] * Ternariser().trits(g))
+
+
+@pytest.mark.parametrize("scale", ["tensor", "layer", 3, 64])
+def test_steps_show_what_trits_does_for_every_shape_and_block(scale):
+    g = gaussian(7 * 30).reshape(7, 30)
+    chosen = dict(step=3, worker=2, tensor=1)
+    ternariser = Ternariser(scale)
+    stepped = dict(ternariser.steps(g, **chosen))
+    s = np.repeat(ternariser.scales(g), ternariser.block(g.size))[: g.size]
+    assert stepped["g~"].shape == stepped["P"].shape == g.shape
+    assert np.array_equal(stepped["g~"].ravel(), s * ternariser.trits(g, **chosen))
+    assert np.allclose(stepped["P"].ravel(), np.minimum(np.abs(g.ravel()) / s, 1), atol=1e-7)
+
+
+# ------------------------------------------------------------------------------------------------ proof: all 2^24 draws
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_over_all_draws_the_mean_is_exactly_q(form):
+    """A proof, no statistics: for these q the sum of t over every U is q, so the mean is q / 2^24."""
+    with backend.form(form):
+        for q in (0, 1, -1, 2**23, -(2**23), ALL, -ALL, ALL - 1, 1 - ALL, 5_592_406, -11_184_810):
+            total, last = 0, -2
+            for first in range(0, ALL, 2**22):
+                u = np.arange(first, first + 2**22, dtype=np.int32)
+                t = trits_of(np.full(u.size, q, np.int32), u)
+                total += int(t.sum(dtype=np.int64))
+                assert t[0] >= last and (t[1:] >= t[:-1]).all(), "t grows with U"
+                assert np.array_equal(np.unique(t), np.unique([math.floor((q + int(x)) / ALL) for x in (u[0], u[-1])]))
+                last = t[-1]
+            assert total == q
+
+
+def test_symmetry():
+    u = np.arange(0, ALL, 7, dtype=np.int32)
+    for q in (0, 1, 12_345_678, 2**23, ALL):
+        q = np.full(u.size, q, np.int32)
+        exception = (q + u) % ALL == 0
+        assert np.array_equal(trits_of(-q, ALL - 1 - u)[~exception], -trits_of(q, u)[~exception])
+
+
+# ------------------------------------------------------------------------------------------------ Monte Carlo, with power
+
+SIGMAS, BIAS = 6.0, 1e-3
+
+
+def z_scores(g, s, draw, repeats):
+    """How many standard errors the mean of s t is off clip(g): up or down, and towards or away from zero."""
+    aim, variance = np.clip(g, -s, s).astype(np.float64), 0.0
+    up = away = 0.0
+    for key in range(repeats):
+        error = s * draw(g, s, draw_key(1, key, 0, 0)) - aim
+        up += error.sum()
+        away += (error * np.sign(g)).sum()
+        variance += (np.abs(aim) * (s - np.abs(aim))).sum()
+    return up / math.sqrt(variance), away / math.sqrt(variance), math.sqrt(variance)
+
+
+def honest(g, s, key):
+    return one_scale(g, s, key)
+
+
+def with_q(change):
+    def draw(g, s, key):
+        q = np.rint(np.clip(g.astype(np.float64) / s, -1, 1) * ALL)
+        return trits_of(np.rint(np.clip(change(q), -ALL, ALL)).astype(np.int32), draws(key, 0, g.size))
+
+    return draw
+
+
+MUTANTS = {
+    "adds 1e-3 s": with_q(lambda q: q + BIAS * ALL),
+    "shrinks by 0.3 %": with_q(lambda q: q * 0.997),
+    "rounds to the nearest trit": lambda g, s, key: np.rint(np.clip(g / s, -1, 1)),
+    "truncates the draws": lambda g, s, key: np.trunc(np.clip(g / s, -1, 1) + draws(key, 0, g.size) / ALL),
+    "same sign, keeps with <= in half precision": lambda g, s, key: (
+        np.sign(g) * (np.float16(draws(key, 0, g.size) // 2**16 / 256) <= np.float16(np.abs(g) / s))
+    ),
+}
+
+
+def test_unbiased_at_six_sigma_with_power_above_999_permille():
+    g, repeats = gaussian(2**18), 64
+    s = float(scale_of(g))
+    up, away, deviation = z_scores(g, s, honest, repeats)
+    assert abs(up) < SIGMAS and abs(away) < SIGMAS
+    shift = BIAS * s * g.size * repeats / deviation  # where a bias of 1e-3 s would put the mean of Z
+    power = 0.5 * (1 + math.erf((shift - SIGMAS) / math.sqrt(2)))
+    assert power > 0.999, f"{shift:.1f} standard errors"
+    for name, mutant in MUTANTS.items():
+        up, away, _ = z_scores(g, s, mutant, repeats if MUTANTS[name].__name__ == "draw" else 8)
+        assert max(abs(up), abs(away)) > SIGMAS, f"the mutant that {name} was not caught"
+
+
+def test_variance_and_second_moment():
+    """Var g~ = |g| (s - |g|), and E||g~||^2 = s ||g||_1: each within six of its own standard errors."""
+    g, repeats = gaussian(2**12), 500
+    s = scale_of(g, clip=None)
+    t = np.array([one_scale(g, s, draw_key(2, k, 0, 0)) for k in range(repeats)], np.float64)
+    p = np.abs(g.astype(np.float64)) / s
+    second = (s * s * t * t).sum() / repeats
+    expected = s * np.abs(g).sum(dtype=np.float64)
+    assert abs(second - expected) < 6 * s * s * math.sqrt((p * (1 - p)).sum() / repeats)
+    squared_error = ((t - g / s) ** 2).mean(axis=0) - p * (1 - p)
+    fourth = p * (1 - p) * ((1 - p) ** 3 + p**3) - (p * (1 - p)) ** 2
+    assert abs(squared_error.sum()) < 6 * math.sqrt(fourth.sum() / repeats)
+
+
+def test_gaussian_golden_numbers():
+    """methods 3.1: clipping at 2.5 sigma shrinks the length to .9887, turns it by 2.75 degrees, and zeroes 68.2 %."""
+    g = gaussian(1_000_000, dtype=np.float64)
+    s = float(scale_of(g))
+    clipped = np.clip(g, -s, s)
+    length = np.linalg.norm(clipped) / np.linalg.norm(g)
+    angle = math.degrees(math.acos(clipped @ g / np.linalg.norm(clipped) / np.linalg.norm(g)))
+    assert abs(length - 0.9887) < 5e-4 and abs(angle - 2.75) < 0.03
+    assert abs(np.mean(Ternariser().trits(g) == 0) - 0.682) < 3e-3
+
+
+# ------------------------------------------------------------------------------------------------ the draws
+
+
+def test_draws_are_uniform_and_serially_independent():
+    for key in (draw_key(0, 0, 0, 0), draw_key(0, 1, 0, 0), draw_key(7, 123, 3, 5), np.uint64(0)):
+        u = draws(key, 0, 2**20)
+        for cells in (u >> 16, u & 255, (u[::2] >> 20) * 16 + (u[1::2] >> 20)):
+            counts = np.bincount(cells, minlength=256)
+            chi2 = ((counts - cells.size / 256) ** 2 / (cells.size / 256)).sum()
+            assert abs(chi2 - 255) < 6 * math.sqrt(2 * 255)
+
+
+def test_no_two_workers_steps_or_tensors_share_draws():
+    grid = [(s, t, w, k) for s in range(3) for t in range(40) for w in range(9) for k in range(9)]
+    keys = {draw_key(*at) for at in grid}
+    assert len(keys) == len(grid)
+    base = draws(draw_key(0, 0, 0, 0), 0, 100_000).astype(np.float64)
+    for other in ((1, 0, 0, 0), (0, 1, 0, 0), (0, 0, 1, 0), (0, 0, 0, 1)):
+        u = draws(draw_key(*other), 0, 100_000).astype(np.float64)
+        assert np.mean(u == base) < 1e-4 and abs(np.corrcoef(u, base)[0, 1]) < 6 / math.sqrt(u.size)
+
+
+def test_draws_do_not_depend_on_chunks():
+    key = draw_key(0, 1, 2, 3)
+    assert np.array_equal(draws(key, 0, 1000)[300:700], draws(key, 300, 400))
+
+
+# ------------------------------------------------------------------------------------------------ both forms, same bits
+
+
+@pytest.mark.skipif(not backend._fast_module("ternarise"), reason="needs Numba")
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_numpy_and_numba_give_the_same_bits(dtype):
+    for n in (0, 1, 5, 63, 64, 1023, 1024, 1025, 5000):
+        g = gaussian(n, seed=n, dtype=dtype) * dtype(1e-3)
+        for scale in ("tensor", 1, 7, 64, 1000):
+            ternariser, found = Ternariser(scale, seed=n), []
+            for form in ("numpy", "numba"):
+                with backend.form(form):
+                    own = ternariser.scales(g)
+                    shared = own * np.float32(1.3)
+                    found.append((own, ternariser.trits(g, shared, own=own, step=1, worker=2, tensor=3)))
+            assert np.array_equal(found[0][0], found[1][0]) and np.array_equal(found[0][1], found[1][1]), (n, scale)
+    assert backend.calls["ternarise", "numba"] and backend.calls["moments", "numba"]
+
+
+def test_hash_vectors_pin_the_stream():
+    """The draws are part of a run's result: they must not change from version to version."""
+    assert int(draw_key(0, 0, 0, 0)) == KEY_0
+    assert draws(draw_key(1, 2, 3, 4), 0, 4).tolist() == DRAWS_1234
+
+
+KEY_0 = 2_391_539_541_053_276_776
+DRAWS_1234 = [5_570_262, 16_140_311, 11_546_455, 5_600_658]
+
+
+# ------------------------------------------------------------------------------------------------ scales
+
+
+def test_scale_rules():
+    g = gaussian(10_000)
+    assert scale_of(g, clip=None) == np.abs(g).max()
+    assert np.isclose(scale_of(g), 2.5 * g.astype(np.float64).std(), rtol=1e-6)
+    assert scale_of(g[:63]) == np.abs(g[:63]).max(), "sigma of few numbers says little"
+    assert scale_of(np.sign(g)) == 1, "2.5 sigma would be needless: max|g| is smaller"
+    assert scale_of(np.full(1000, 0.1, np.float32)) == np.float32(0.1), "sigma = 0: no clip"
+    assert scale_of(np.full(1000, 0.1)) >= 0.1, "a float64 scale is rounded up"
+    assert scale_of(np.zeros(1000)) == 0 and scale_of(np.zeros(0)) == 0
+    assert isinstance(scale_of(g), np.float32)
+    far = 1e6 + gaussian(10_000, dtype=np.float64)
+    assert np.isclose(scale_of(far), 2.5 * far.std(), rtol=1e-6), "no cancellation around a large mean"
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+@pytest.mark.parametrize("at", [0, 70, 2999])
+@pytest.mark.parametrize("form", FORMS)
+def test_what_is_not_finite_is_refused_by_name(bad, at, form):
+    g = gaussian(3000)
+    g[at] = bad
+    with backend.form(form), pytest.raises(InputError, match=rf"conv1.weight has -?(nan|inf) at element {at} of 3000"):
+        Ternariser().scales(g, "conv1.weight")
+
+
+def test_beyond_float32_is_refused():
+    with pytest.raises(InputError, match="1e[+]39 at element 1 of 2"):
+        scale_of(np.array([1.0, 1e39]))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_edges(form):
+    with backend.form(form):
+        assert not one_scale(np.zeros(100, np.float32), 0).any()
+        assert Ternariser().trits(np.array([-3.0])).tolist() == [-1], "one element keeps its sign"
+        assert Ternariser().trits(np.zeros((0, 3), np.float32)).shape == (0,)
+        constant = np.full(100, -0.1, np.float32)
+        assert (Ternariser().trits(constant) == -1).all(), "|g| = s: always the sign"
+        tiny = np.full(100, 1e-45, np.float32)
+        assert (Ternariser().trits(tiny) == 1).all() and Ternariser().scales(tiny)[0] > 0, "denormal"
+        assert (Ternariser().trits(np.full(100, 1e-300)) == 0).all(), "below float32: a probability of 1e-255"
+        assert Ternariser().scales(np.full(100, 3e38, np.float32))[0] == np.float32(3e38)
+        assert one_scale(np.array([9.0, -9.0], np.float32), 1).tolist() == [1, -1], "beyond the scale: clipped"
+
+
+def test_a_worker_is_clipped_at_its_own_scale_also_when_the_shared_one_is_larger():
+    g = np.full(200_000, 4.0, np.float32)
+    t = one_scale(g, 2.0, own=1.0)
+    assert abs(t.mean() - 0.5) < 6 * 0.5 / math.sqrt(g.size)
+
+
+def test_block_length_one_gives_the_gradient_back():
+    g = gaussian(1000)
+    ternariser = Ternariser(scale=1)
+    assert np.array_equal(ternariser.scales(g) * ternariser.trits(g), g)
+
+
+def test_blocks_share_nothing_but_the_draws():
+    g = gaussian(1000)
+    blocks = Ternariser(scale=300)
+    s = blocks.scales(g)
+    assert s.tolist() == [scale_of(g[a : a + 300]) for a in range(0, 1000, 300)]
+    every = [blocks.trits(np.where(np.arange(1000) // 300 == b, g, 0).astype(np.float32), s, own=s) for b in range(4)]
+    assert np.array_equal(blocks.trits(g), np.sum(every, axis=0))
+
+
+def test_bad_options():
+    for bad in ("bucket", 0, -4, 2.5):
+        with pytest.raises(InputError, match="'tensor', 'layer' or a block length"):
+            Ternariser(scale=bad)
+    with pytest.raises(InputError, match="clip=0"):
+        Ternariser(clip=0)
+    assert T.LANES == 1024
