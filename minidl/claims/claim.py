@@ -200,8 +200,7 @@ ROW = (
 def why_broken(rows: list[dict[str, Any]]) -> str | None:
     """The sentence that says why these rows cannot be trusted, or None where they can.
 
-    A claim is broken when a control meets its criterion, and when no row has a control. A claim that was not run is
-    not broken.
+    A claim is broken when a control meets its criterion, and when it was run to its end and no row has a control.
     """
     for row in rows:
         if row["control"] and row["control"]["outcome"] == "supported":
@@ -209,8 +208,7 @@ def why_broken(rows: list[dict[str, Any]]) -> str | None:
                 f"the control of {row['quantity']!r} ({row['control']['what']}) meets the criterion "
                 f"{row['criterion']!r} too: measured {row['control']['measured']}, so the criterion shows nothing"
             )
-    ran = [row for row in rows if row["outcome"] != "not run"]
-    if not rows or (ran and not any(row["control"] for row in ran)):
+    if not any(row["control"] or row["outcome"] == "not run" for row in rows):
         return "no row has a control, so nothing shows that the claim could have failed"
     return None
 
