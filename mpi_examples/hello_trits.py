@@ -1,6 +1,7 @@
 """Hello, trits: the smallest run of ternary gradients over real processes.
 
-    mpirun -n 2 python -m mpi4py mpi_examples/hello_trits.py          or      minidl mpirun -n 2 mpi_examples/hello_trits.py
+    mpirun -n 2 python -m mpi4py mpi_examples/hello_trits.py
+    minidl mpirun -n 2 mpi_examples/hello_trits.py        the same, with the right mpirun and one thread per rank
 
 Every rank makes up a gradient of its own. Together they compute the mean of all of them: once in 32-bit floats, once
 in trits. Then rank 0 prints what each rank had to send for it, and how far the cheap mean is from the dear one.
@@ -50,4 +51,5 @@ if rank == 0:
     print(f"  32-bit floats  {dear:>10,}   {8 * dear / D:5.2f} bits a number")
     print(f"  trits, summed  {small:>10,}   {8 * small / D:5.2f} bits a number, {dear / small:.1f} times fewer")
     print(f"as one packed message it would be {message.size:,} bytes: {4 * D / message.size:.1f} times fewer")
-    print(f"the cheap mean: off by {error:.2f} of its length in one draw, by {abs((cheap - mean).mean()):.4f} on average")
+    print(f"the cheap mean is off by {error:.2f} of its length in this one draw; over all numbers the errors average")
+    print(f"out to {abs((cheap - mean).mean()):.4f}, as they do over the steps of training")

@@ -123,11 +123,19 @@ def world() -> Counted:
     Raises CommError where mpirun started several processes and each of them believes to be alone.
     """
     try:
+        import mpi4py
+
+        mpi4py.rc(initialize=False, finalize=True)  # look first: MPICH aborts if it is initialised below another mpirun
         from mpi4py import MPI
     except (ImportError, RuntimeError):  # no mpi4py; or mpi4py without an MPI library to load
         check_size(1, os.environ, "no MPI library that mpi4py can load")
         return Counted(OneRank())
-    check_size(MPI.COMM_WORLD.Get_size(), os.environ, MPI.Get_library_version().splitlines()[0].strip("\x00 "))
+    library = " ".join(MPI.Get_library_version().partition(",")[0].splitlines()[0].strip("\x00").split())
+    if not MPI.Is_initialized():
+        if "OMPI_COMM_WORLD_SIZE" in os.environ and not library.startswith("Open MPI"):
+            check_size(1, os.environ, library)
+        MPI.Init_thread()
+    check_size(MPI.COMM_WORLD.Get_size(), os.environ, library)
     return Counted(MPI.COMM_WORLD)
 
 

@@ -293,9 +293,7 @@ def mpirun_main(args: list[str]) -> int:
     if not Path(given.script).is_file():
         raise InputError(f"there is no script {given.script} in {Path.cwd()}")
     argv = [given.script, *given.arguments]
-    return run_ranks(
-        given.n, argv, timeout=given.timeout, threads=given.threads, capture=False, check=False
-    ).returncode
+    return run_ranks(given.n, argv, timeout=given.timeout, threads=given.threads, capture=False, check=False).returncode
 
 
 if __name__ == "__main__":

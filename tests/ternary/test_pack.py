@@ -8,7 +8,8 @@ from minidl.errors import CommError, InputError
 from minidl.ternary import pack
 from minidl.ternary.allreduce import mean_of
 
-FORMS = ["numpy", pytest.param("numba", marks=pytest.mark.skipif(not backend._fast_module("pack"), reason="Numba"))]
+needs_numba = pytest.mark.skipif(not backend._fast_module("pack"), reason="Numba or minidl/fast is not there")
+FORMS = ["numpy", pytest.param("numba", marks=needs_numba)]
 LENGTHS = [*range(0, 27), 63, 64, 65, 1023, 1024, 1025, 21 * 1024, 21 * 1024 + 1, 50_000]
 
 
@@ -65,7 +66,7 @@ def test_field_bits_are_those_of_the_table():
     assert [pack.field_bits(n) for n in (1, 2, 3, 4, 7, 8, 16, 64, 512)] == [2, 3, 3, 4, 4, 5, 6, 8, 11]
 
 
-@pytest.mark.skipif(not backend._fast_module("pack"), reason="needs Numba")
+@needs_numba
 def test_numpy_and_numba_give_the_same_bits():
     for n in LENGTHS:
         t, found = trits(n, n), []

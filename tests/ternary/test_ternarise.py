@@ -11,7 +11,8 @@ from minidl.ternary import ternarise as T
 from minidl.ternary.ternarise import Ternariser, draw_key, draws, scale_of, ternarise, trits_of
 
 ALL = 2**24
-FORMS = ["numpy", pytest.param("numba", marks=pytest.mark.skipif(not backend._fast_module("ternarise"), reason="Numba"))]
+needs_numba = pytest.mark.skipif(not backend._fast_module("ternarise"), reason="Numba or minidl/fast is not there")
+FORMS = ["numpy", pytest.param("numba", marks=needs_numba)]
 
 
 def gaussian(n, seed=0, dtype=np.float32):
@@ -77,7 +78,7 @@ def test_symmetry():
         assert np.array_equal(trits_of(-q, ALL - 1 - u)[~exception], -trits_of(q, u)[~exception])
 
 
-# ------------------------------------------------------------------------------------------------ Monte Carlo, with power
+# ------------------------------------------------------------------------------------------------ Monte Carlo
 
 SIGMAS, BIAS = 6.0, 1e-3
 
@@ -185,7 +186,7 @@ def test_draws_do_not_depend_on_chunks():
 # ------------------------------------------------------------------------------------------------ both forms, same bits
 
 
-@pytest.mark.skipif(not backend._fast_module("ternarise"), reason="needs Numba")
+@needs_numba
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_numpy_and_numba_give_the_same_bits(dtype):
     for n in (0, 1, 5, 63, 64, 1023, 1024, 1025, 5000):
