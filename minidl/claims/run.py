@@ -241,5 +241,6 @@ def _limit_threads(threads: int, stack: ExitStack) -> None:
     except ImportError:
         return
     before = numba.get_num_threads()
-    numba.set_num_threads(min(threads, numba.config.NUMBA_NUM_THREADS))
+    most = numba.config.NUMBA_NUM_THREADS  # type: ignore[attr-defined]
+    numba.set_num_threads(min(threads, most))
     stack.callback(numba.set_num_threads, before)

@@ -44,16 +44,16 @@ def find(
     Raises DataError if a file is damaged, if a place holds only some of the files, or if data_dir is no folder.
     """
     for root in places(data_dir):
-        found = [_local(root, file) for file in files]
-        if all(content is not None for content, _ in found):
+        found = [one for file in files if (one := _local(root, file))]
+        if len(found) == len(files):
             say(f"{files[0].folder} from {found[0][1].parent}")
             return [content for content, _ in found]
-        missing = [file.name for file, (content, _) in zip(files, found, strict=True) if content is None]
-        if len(missing) < len(files) and root != cache():  # a download that was stopped leaves some files in the cache
-            raise DataError(f"{root} holds some files of {files[0].folder} but not {', '.join(missing)}: add them")
+        if found and root != cache():  # a download that was stopped leaves some files in the cache
+            missing = ", ".join(file.name for file in files if not _local(root, file))
+            raise DataError(f"{root} holds some files of {files[0].folder} but not {missing}: add them")
     if allow_download and _download(files):
-        say(f"{files[0].folder} downloaded to {cache() / files[0].folder}")
-        return [_local(cache(), file)[0] for file in files]
+        say(f"{files[0].folder} downloaded")
+        return find(files, cache(), allow_download=False)
     return None
 
 
@@ -104,8 +104,8 @@ def say(what: str) -> None:
         print(f"data: {what}", file=sys.stderr)
 
 
-def _local(root: Path, file: Remote) -> tuple[bytes | None, Path]:
-    """The content of a file below `root` (in its folder or directly, packed or not) and where it lies."""
+def _local(root: Path, file: Remote) -> tuple[bytes, Path] | None:
+    """The content of a file below `root` (in its folder or directly, packed or not) and where it lies, or None."""
     plain = file.name.removesuffix(".gz")
     for path in (root / folder / name for folder in (file.folder, ".") for name in (plain + ".gz", plain)):
         if not path.is_file():
@@ -120,7 +120,7 @@ def _local(root: Path, file: Remote) -> tuple[bytes | None, Path]:
         if path.parent == root and root.name != file.folder and lies in _KNOWN - {file.sha256}:
             continue  # Fashion-MNIST's files have MNIST's names: directly in a folder they may be the other set's
         raise DataError(_damaged(path, file, f"its content has sha256 {lies}"))
-    return None, root
+    return None
 
 
 def _damaged(path: Path, file: Remote, found: str) -> str:

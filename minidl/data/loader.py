@@ -25,11 +25,14 @@ def batches(
 
         for x, y in batches((images, labels), 64, rng): ...
     """
-    arrays = None if isinstance(data, int | np.integer) else (data,) if isinstance(data, np.ndarray) else tuple(data)
-    lengths = {int(data)} if arrays is None else {len(array) for array in arrays}
-    if len(lengths) != 1:
-        raise ShapeError(f"batches: the arrays hold {[len(a) for a in arrays or ()]} rows; give arrays of one length")
-    n = lengths.pop()
+    arrays: tuple[np.ndarray, ...] | None
+    if isinstance(data, int):
+        arrays, n = None, data
+    else:
+        arrays = (data,) if isinstance(data, np.ndarray) else tuple(data)
+        n = len(arrays[0])
+        if any(len(array) != n for array in arrays):
+            raise ShapeError(f"batches: the arrays hold {[len(a) for a in arrays]} rows; give arrays of one length")
     if batch < 1 or (drop_last and batch > n):
         raise InputError(f"batches: a batch of {batch} cannot be cut from {n} rows; choose 1 to {n}")
     order = np.arange(n) if rng is None else rng.permutation(n)
