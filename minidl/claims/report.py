@@ -35,6 +35,7 @@ thead th { background: var(--band) }
 .outcome { white-space: nowrap; font-weight: 600 }
 .faint { color: var(--faint); font-size: .85rem }
 .broken { border: 2px solid; padding: .5rem 1rem; font-weight: 600 }
+.note { white-space: pre-line }
 figure { margin: 1.5rem 0 } figure img { max-width: 100%; background: #fff; padding: .5rem; box-sizing: border-box }
 """
 
@@ -88,7 +89,7 @@ def _section(one: Finished) -> str:
     head = "".join(f"<th scope=col>{name}</th>" for name in heads)
     body = "".join(_row(row) for row in one.rows)
     broken = f"<p class=broken role=alert>✗ This claim is broken: {_e(one.broken)}</p>" if one.broken else ""
-    notes = "".join(f"<p>{_e(note)}</p>" for note in one.notes)
+    notes = "".join(f"<p class=note>{_e(note)}</p>" for note in one.notes)
     figures = "".join(
         f'<figure><img alt="{_e(f["alt"])}" src="data:image/png;base64,{f["png"]}">'
         f"<figcaption>{_e(f['caption'])}</figcaption></figure>"
