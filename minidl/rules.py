@@ -166,7 +166,10 @@ rule(
     np.pad,
     "x with zeros around it",
     lambda g, out, x, width: getitem(
-        g, index=tuple(slice(a, a + n) for (a, _), n in zip(width, x.shape, strict=True))
+        g,
+        index=tuple(
+            slice(a, a + n) for (a, _), n in zip(np.broadcast_to(width, (x.ndim, 2)).tolist(), x.shape, strict=True)
+        ),
     ),
     None,
 )

@@ -64,10 +64,10 @@ class Op:
         self.forward, self.backward, self.composed, self.axes, self.macs = forward, backward, composed, axes, macs
 
     def __call__(self, *args, **kwargs):
+        args = [Tensor(a) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in args]  # not the labels
         if current_form() == "composed":
             calls[self.__name__, "composed"] += 1
-            floats = (isinstance(a, np.ndarray) and a.dtype.kind == "f" for a in args)  # integers are labels, indices
-            return self.composed(*[Tensor(a) if f else a for a, f in zip(args, floats, strict=True)], **kwargs)
+            return self.composed(*args, **kwargs)
         return record(self, args, kwargs)
 
 
@@ -174,7 +174,7 @@ def _vjps(node: Node, g, create_graph: bool):
         if create_graph:  # differentiate the composed form instead: it consists of rules
             outs = node.function.composed(*node.args, **node.kwargs)
             pairs = [(o, p) for o, p in zip(_tuple(outs), _tuple(g), strict=True) if p is not None]
-            args = [node.args[i] for i in chosen]
+            args = list({_key(node.args[i]): node.args[i] for i in chosen}.values())  # each once: parts add up inside
             found = backpropagate(*zip(*pairs, strict=True), leaves=args, create_graph=True, stop=True)
             return [(a, found[_key(a)]) for a in args if _key(a) in found]
         parts = node.function.backward(g, node.out, node.saved, needs, *node.values, **node.kwargs)
@@ -215,13 +215,11 @@ def trace():
 def grad(loss: Tensor, inputs: Iterable[Tensor], *, create_graph=False, retain_graph=False) -> list:
     """dloss/d(input) for each input, as arrays; as Tensors that can be differentiated again with create_graph."""
     inputs = list(inputs)
-    seed = np.ones_like(loss.data)
+    wrap = Tensor if create_graph else np.asarray
     found = backpropagate(
-        [loss], [Tensor(seed) if create_graph else seed], leaves=inputs, create_graph=create_graph,
-        retain_graph=retain_graph,
-    )  # fmt: skip
-    zeros = (lambda a: Tensor(np.zeros_like(a))) if create_graph else np.zeros_like
-    return [found[_key(t)] if _key(t) in found else zeros(t.data) for t in inputs]
+        [loss], [wrap(np.ones_like(loss.data))], leaves=inputs, create_graph=create_graph, retain_graph=retain_graph
+    )
+    return [found[_key(t)] if _key(t) in found else wrap(np.zeros_like(t.data)) for t in inputs]
 
 
 def _unary(function):
@@ -230,13 +228,18 @@ def _unary(function):
 
 def _binary(function):  # the operator, and its reflection for a number or an array on the left
     return (
-        lambda self, other: record(function, (self, other), {}),
-        lambda self, other: record(function, (other, self), {}),
+        lambda self, other: record(function, (self, Tensor(other) if isinstance(other, list) else other), {}),
+        lambda self, other: record(function, (Tensor(other) if isinstance(other, list) else other, self), {}),
     )
 
 
+def _reduction(function, over=None):  # PyTorch's dim (an int, a tuple or a list) and keepdim are NumPy's axis, keepdims
+    options = lambda dim, keepdim: {"axis": tuple(dim) if isinstance(dim, list) else dim, "keepdims": keepdim}
+    return lambda self, dim=over, keepdim=False: record(function, (self,), options(dim, keepdim))
+
+
 def _compare(function):  # step functions have no derivative: their result is a plain ndarray
-    return lambda self, other: function(self.data, getattr(other, "data", other))
+    return lambda self, other: function(self.data, other.data if isinstance(other, Tensor) else other)
 
 
 class Tensor:
@@ -276,15 +279,15 @@ class Tensor:
         return record(ufunc, args, {})
 
     def __array_function__(self, function, types, args, kwargs):
-        if function in _NUMPY_SIGNATURE:
-            return _NUMPY_SIGNATURE[function](*args, **kwargs)
-        strange = set(kwargs) - {"axis", "axes", "keepdims"}
-        if function not in rules.VJPS or strange:
-            with_ = f" with {', '.join(sorted(strange))}=" if strange else ""
-            raise UnsupportedOp(
-                f"np.{function.__name__}{with_} is not recorded by minidl; use t.detach().numpy() for its value"
-            )
-        return record(function, args, kwargs)
+        own = _NUMPY_SIGNATURE.get(function)
+        call = own or next(filter(None, rules.VJPS.get(function, ())), None)
+        names = call.__code__.co_varnames[0 if own else 2 : call.__code__.co_argcount] if call else ()
+        strange = ", ".join(f"{k}=" for k in sorted(set(kwargs) - set(names)))
+        if call is None or strange or len(args) > len(set(names) - {"keepdims", "ddof"}):
+            with_ = f" with {strange or f'{len(args)} arguments'}" if call else ""
+            what = f"{function.__module__.replace('numpy', 'np')}.{function.__name__}{with_}"
+            raise UnsupportedOp(f"{what} is not recorded by minidl; use t.detach().numpy() for its value")
+        return own(*args, **kwargs) if own else record(function, args, kwargs)
 
     def __array__(self, dtype=None, copy=None):
         raise UnsupportedOp(
@@ -321,18 +324,17 @@ class Tensor:
             raise GraphError("nothing to differentiate: no Tensor that requires a gradient led here (or under no_grad)")
         if gradient is None and self.data.size != 1:
             raise GraphError(f"backward needs a scalar; this Tensor has shape {self.shape}: sum it, or pass gradient=")
-        g = np.ones_like(self.data) if gradient is None else getattr(gradient, "data", gradient)
+        g = np.ones_like(self.data) if gradient is None else np.array(Tensor(gradient).data, self.dtype)
         if g.shape != self.shape:
             raise ShapeError(f"gradient has shape {g.shape}, the Tensor {self.shape}; they must be equal")
         nodes = topological(self)
-        found = backpropagate(
-            [self], [Tensor(g) if create_graph else g], create_graph=create_graph, retain_graph=retain_graph
-        )
+        seed = Tensor(g) if create_graph else g
+        found = backpropagate([self], [seed], create_graph=create_graph, retain_graph=retain_graph)
         leaves = {id(a): a for n in nodes for a in n.args if isinstance(a, Tensor) and a.node is None}
         for leaf in leaves.values() if nodes else [self]:
             if leaf.requires_grad and _key(leaf) in found:
-                part = found[_key(leaf)]
-                leaf.grad = part if leaf.grad is None else leaf.grad + part
+                total = found[_key(leaf)] if leaf.grad is None else leaf.grad + found[_key(leaf)]
+                leaf.grad = total if isinstance(total, Tensor) else np.asarray(total)  # NumPy makes 0-d arrays numbers
 
     __add__, __radd__ = _binary(np.add)
     __sub__, __rsub__ = _binary(np.subtract)
@@ -346,6 +348,8 @@ class Tensor:
     exp, log, sqrt, square = _unary(np.exp), _unary(np.log), _unary(np.sqrt), _unary(np.square)
     sin, cos, tanh, abs = _unary(np.sin), _unary(np.cos), _unary(np.tanh), _unary(np.absolute)
     relu, sigmoid = _unary(rules.relu), _unary(rules.sigmoid)
+    sum, mean, amax, amin = map(_reduction, (np.sum, np.mean, np.max, np.min))
+    logsumexp = _reduction(rules.logsumexp, -1)
 
     def __pow__(self, other):
         return self.square() if isinstance(other, (int, float)) and other == 2 else self._power(other)
@@ -366,36 +370,25 @@ class Tensor:
         return record(np.transpose, (self,), {"axes": dims[0] if len(dims) == 1 and np.ndim(dims[0]) else dims})
 
     def squeeze(self, dim=None):
+        if dim is not None and self.shape[dim] != 1:
+            return self
         return record(np.squeeze, (self,), {"axis": dim})
 
     def unsqueeze(self, dim):
         return record(np.expand_dims, (self, dim), {})
 
     def expand(self, *shape):
-        return record(np.broadcast_to, (self, shape), {})
-
-    def sum(self, dim=None, keepdim=False):
-        return record(np.sum, (self,), {"axis": dim, "keepdims": keepdim})
-
-    def mean(self, dim=None, keepdim=False):
-        return record(np.mean, (self,), {"axis": dim, "keepdims": keepdim})
+        shape = tuple(shape[0]) if len(shape) == 1 and np.ndim(shape[0]) else shape
+        own = (1,) * (len(shape) - self.ndim) + self.shape
+        return record(np.broadcast_to, (self, tuple(o if n == -1 else n for n, o in zip(shape, own, strict=True))), {})
 
     def var(self, dim=None, keepdim=False, correction=1):
         centred = np.square(self - self.mean(dim, keepdim=True)).mean(dim, keepdim)
-        count = self.data.size // centred.data.size
-        return centred * (count / (count - correction))
-
-    def amax(self, dim=None, keepdim=False):
-        return record(np.max, (self,), {"axis": dim, "keepdims": keepdim})
-
-    def amin(self, dim=None, keepdim=False):
-        return record(np.min, (self,), {"axis": dim, "keepdims": keepdim})
+        count = self.data.size // max(centred.data.size, 1)
+        return centred * (count / (count - correction) if count > correction else float("nan"))
 
     def argmax(self, dim=None) -> np.ndarray:
         return self.data.argmax(dim)
-
-    def logsumexp(self, dim=-1, keepdim=False):
-        return rules.logsumexp(self, axis=dim, keepdims=keepdim)
 
     def __getitem__(self, index):
         return rules.getitem(self, index=index)
@@ -440,8 +433,3 @@ _NUMPY_SIGNATURE: dict[Callable, Callable] = {
     np.ones_like: lambda x: np.ones_like(x.data),
     np.argmax: lambda x, axis=None: x.data.argmax(axis),
 }
-
-
-def as_tensor(x) -> Tensor:
-    """x itself if it is a Tensor, else a Tensor of it."""
-    return x if isinstance(x, Tensor) else Tensor(x)
