@@ -27,7 +27,8 @@ def max_of_windows(x, kernel, stride, padding):
     edge = ((0, 0), (0, 0), (padding, padding), (padding, padding))
     image = np.pad(x, edge, constant_values=-np.inf) if padding else x
     values = image[:, :, _window(0, p, stride, 1), _window(0, q, stride, 1)].copy()
-    winner = np.zeros(values.shape, np.uint8)
+    inside = [np.maximum(0, padding - stride * np.arange(count)) for count in (p, q)]  # first position in the image:
+    winner = np.broadcast_to(inside[0][:, None] * kernel + inside[1], values.shape).astype(np.uint8)  # -inf may win
     for position in range(1, kernel * kernel):
         k, l = divmod(position, kernel)
         candidate = image[:, :, _window(k, p, stride, 1), _window(l, q, stride, 1)]

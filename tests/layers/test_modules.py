@@ -1,0 +1,201 @@
+"""Modules: initialisation, names, state in and out, the two modes, and the words of their errors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from minidl import Tensor, backend
+from minidl import layers as L
+from minidl.errors import InputError, ShapeError
+
+
+def rng(seed=0):
+    return np.random.default_rng(seed)
+
+
+def normal(*shape):
+    return Tensor(rng().standard_normal(shape).astype(np.float32))
+
+
+# -- errors hold both shapes -----------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "call, error, words",
+    [
+        (lambda: L.linear(normal(2, 3), normal(4, 5)), ShapeError, ["(2, 3)", "(4, 5)", "last axes must agree"]),
+        (lambda: L.conv2d(normal(1, 3, 5, 5), normal(2, 4, 3, 3)), ShapeError, ["(1, 3, 5, 5)", "(2, 4, 3, 3)"]),
+        (lambda: L.conv2d(normal(3, 5, 5), normal(2, 3, 3, 3)), ShapeError, ["(3, 5, 5)", "channels must agree"]),
+        (lambda: L.conv2d(normal(1, 3, 2, 2), normal(2, 3, 3, 3)), ShapeError, ["window of 3", "axis of 2"]),
+        (lambda: L.max_pool2d(normal(1, 1, 1, 1), kernel=2, stride=2), ShapeError, ["window of 2", "axis of 1"]),
+        (lambda: L.MaxPool2d(2, padding=2)(normal(1, 1, 4, 4)), ShapeError, ["kernel 2", "padding 2"]),
+        (lambda: L.Conv2d(3, 4, 3, groups=2, rng=rng()), ShapeError, ["3 and 4 channels", "2 groups"]),
+        (lambda: L.BatchNorm2d(3)(normal(2, 4, 2, 2)), ShapeError, ["of 3 channels", "(2, 4, 2, 2)"]),
+        (lambda: L.BatchNorm2d(3)(normal(2, 3)), ShapeError, ["BatchNorm2d", "(2, 3)"]),
+        (lambda: L.BatchNorm1d(3)(normal(1, 3)), ShapeError, ["more than one value per channel", "(1, 3)"]),
+        (lambda: L.LSTM(3, 2, rng=rng())(normal(4, 1, 5)), ShapeError, ["(4, 1, 5)", "(8, 3)"]),
+        (lambda: L.cross_entropy(normal(2, 3), [0]), ShapeError, ["(2, 3)", "(1,)"]),
+        (lambda: L.cross_entropy(normal(2, 3), [0, 3]), InputError, ["from 0 to 3", "3 classes"]),
+        (lambda: L.cross_entropy(normal(2, 3), [0, -1]), InputError, ["from -1 to 0", "3 classes"]),
+        (lambda: L.Embedding(4, 2, rng=rng())([[4]]), InputError, ["from 4 to 4", "4 rows"]),
+        (lambda: L.Dropout(1.0, rng=rng()), InputError, ["1.0 must be at least 0 and below 1"]),
+    ],
+)
+def test_errors_say_both_numbers(call, error, words):
+    with pytest.raises(error) as raised:
+        call()
+    for word in words:
+        assert word in str(raised.value)
+
+
+# -- initialisation --------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    "layer, bound",
+    [
+        (L.Linear(16, 8, rng=rng()), 1 / 4),
+        (L.Conv2d(4, 8, (2, 8), rng=rng()), 1 / 8),
+        (L.Conv2d(8, 4, 2, groups=2, rng=rng()), 1 / 4),
+        (L.LSTM(5, 16, rng=rng()), 1 / 4),
+    ],
+)
+def test_default_initialisation_is_pytorchs_uniform(layer, bound):
+    for _, p in layer.named_parameters():
+        assert p.dtype == np.float32
+        assert np.abs(p.data).max() <= bound
+    assert np.abs(layer.parameters()[0].data).max() > 0.9 * bound
+
+
+def test_one_seed_one_layer():
+    a, b, c = (L.Conv2d(2, 3, 3, rng=rng(seed)) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(a.weight.data, b.weight.data)
+    assert (a.weight.data != c.weight.data).any()
+
+
+# -- names and state -------------------------------------------------------------------------------------------------
+class Net(L.Module):
+    def __init__(self, seed=0):
+        self.body = L.Sequential(L.Linear(3, 4, rng=rng(seed)), L.BatchNorm1d(4), L.ReLU())
+        self.heads = [L.Linear(4, 2, rng=rng(seed), bias=False), L.Linear(4, 1, rng=rng(seed))]
+        self.scale = L.Parameter(np.ones(1, np.float32))
+
+    def forward(self, x):
+        return self.heads[0](self.body(x)) * self.scale
+
+
+def test_parameters_are_found_by_their_dotted_names():
+    assert [n for n, _ in Net().named_parameters()] == [
+        "scale", "body.steps.0.weight", "body.steps.0.bias", "body.steps.1.weight", "body.steps.1.bias",
+        "heads.0.weight", "heads.1.weight", "heads.1.bias",
+    ]  # fmt: skip
+
+
+def test_a_shared_parameter_is_listed_once():
+    net = Net()
+    net.heads[1].weight = net.heads[0].weight
+    assert len(net.parameters()) == len({id(p) for p in net.parameters()}) == 7
+
+
+def test_state_goes_out_and_in():
+    one, two = Net(1), Net(2)
+    x = normal(5, 3)
+    one(x)  # moves the running statistics
+    two.load_state_dict(one.state_dict())
+    assert "body.steps.1.running_var" in one.state_dict()
+    np.testing.assert_array_equal(one.eval()(x).data, two.eval()(x).data)
+    assert not np.shares_memory(one.scale.data, two.scale.data)
+
+
+def test_a_state_that_does_not_fit_is_named_and_changes_nothing():
+    net = Net()
+    before = {k: v.copy() for k, v in net.state_dict().items()}
+    state = {**Net(3).state_dict(), "new": np.ones(1)}
+    del state["scale"]
+    with pytest.raises(InputError, match=r"missing \['scale'\], not known \['new'\]"):
+        net.load_state_dict(state)
+    with pytest.raises(ShapeError, match=r"heads.0.weight: \(2, 5\) for \(2, 4\)"):
+        net.load_state_dict({**Net(3).state_dict(), "heads.0.weight": np.ones((2, 5))})
+    for key, value in net.state_dict().items():
+        np.testing.assert_array_equal(value, before[key])
+
+
+def test_train_eval_and_astype_reach_every_module():
+    net = Net().eval()
+    assert not any(m.training for m in net.modules())
+    net.train().astype(np.float64)
+    assert all(m.training for m in net.modules())
+    assert {v.dtype for v in net.state_dict().values()} == {np.dtype(np.float64)}
+    assert net(Tensor(np.ones((2, 3)))).dtype == np.float64
+
+
+def test_repr_shows_the_tree():
+    assert repr(Net().body) == (
+        "Sequential(\n  (steps.0): Linear(3, 4)\n  (steps.1): BatchNorm1d(4)\n  (steps.2): ReLU()\n)"
+    )
+    assert repr(L.Conv2d(4, 6, 3, padding=1, groups=2, rng=rng())) == "Conv2d(4, 6, 3x3, padding=1, groups=2)"
+
+
+# -- single layers ---------------------------------------------------------------------------------------------------
+def test_dropout_keeps_the_mean_and_does_nothing_in_evaluation():
+    layer = L.Dropout(0.25, rng=rng())
+    x = Tensor(np.ones(100_000, np.float32), requires_grad=True)
+    y = layer(x)
+    y.sum().backward()
+    assert set(np.unique(y.data)) == {np.float32(0), np.float32(1 / 0.75)}
+    assert abs(y.data.mean() - 1) < 6 * (0.25 / 0.75 / 100_000) ** 0.5
+    np.testing.assert_array_equal(x.grad, y.data)
+    assert layer.eval()(x) is x
+
+
+def test_batch_norm_makes_mean_0_and_variance_1_and_remembers():
+    layer, x = L.BatchNorm2d(3, momentum=1.0), normal(8, 3, 4, 4) * 5 + 2
+    y = layer(x).data
+    np.testing.assert_allclose(y.mean((0, 2, 3)), 0, atol=1e-6)
+    np.testing.assert_allclose(y.var((0, 2, 3)), 1, rtol=1e-4)
+    np.testing.assert_allclose(layer.running_var, x.data.var((0, 2, 3), ddof=1), rtol=1e-5)
+    np.testing.assert_allclose(layer.eval()(x).data, y, rtol=0.01, atol=0.01)
+
+
+def test_lstm_state_carried_equals_one_long_sequence():
+    layer = L.LSTM(3, 4, rng=rng()).astype(np.float64)
+    x = Tensor(rng().standard_normal((7, 2, 3)))
+    whole, (h, c) = layer(x)
+    first, state = layer(x[:3])
+    second, (h2, c2) = layer(x[3:], state)
+    np.testing.assert_allclose(np.concatenate([first, second]).data, whole.data, rtol=1e-12)
+    np.testing.assert_allclose([h2.data, c2.data], [h.data, c.data], rtol=1e-12)
+
+
+def test_lstm_keeps_no_state_between_calls():
+    layer, x = L.LSTM(3, 4, rng=rng()), normal(2, 1, 3)
+    np.testing.assert_array_equal(layer(x)[0].data, layer(x)[0].data)
+
+
+@pytest.mark.parametrize("form", ["auto", "numpy", "composed"])
+def test_max_pool_padding_never_wins(form):
+    x = Tensor(np.full((1, 1, 4, 4), -5.0), requires_grad=True)
+    with backend.form(form):
+        y = L.MaxPool2d(3, stride=2, padding=1)(x)
+        y.sum().backward()
+    assert (y.data == -5).all() and x.grad.sum() == 4
+
+
+@pytest.mark.parametrize("form", ["auto", "numpy", "composed"])
+def test_max_pool_of_minus_infinity_still_wins_over_padding(form):
+    x = Tensor(np.full((1, 1, 3, 3), -np.inf), requires_grad=True)
+    with backend.form(form):
+        L.MaxPool2d(3, stride=2, padding=1)(x).backward(np.ones((1, 1, 2, 2)))
+    assert x.grad[0, 0].tolist() == [[1, 1, 0], [1, 1, 0], [0, 0, 0]]  # the first pixel of each window, as in PyTorch
+
+
+@pytest.mark.parametrize("form", ["auto", "numpy"])
+def test_nan_passes_through_max_pool(form):
+    x = np.zeros((1, 1, 4, 4), np.float32)
+    x[0, 0, 0, 1] = np.nan
+    with backend.form(form):
+        for pool in (L.MaxPool2d(2), L.MaxPool2d(3, stride=1, padding=1)):
+            y = pool(Tensor(x)).data
+            assert np.isnan(y[0, 0, 0, 0]) and not np.isnan(y[0, 0, -1, -1])
+
+
+def test_cross_entropy_of_a_uniform_guess_is_log_v():
+    assert L.cross_entropy(Tensor(np.zeros((3, 7))), [0, 3, 6]).item() == pytest.approx(np.log(7))
+    np.testing.assert_allclose(L.softmax(normal(3, 5)).data.sum(-1), 1, rtol=1e-6)
