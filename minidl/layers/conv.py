@@ -78,7 +78,7 @@ def _forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1)
         )
     cols = im2col(x, weight.shape[2:], stride, padding, dilation)
     n, p, q = cols.shape[3:]
-    y = weight.reshape(groups, o // groups, -1) @ cols.reshape(groups, -1, n * p * q)
+    y = weight.reshape(groups, o // groups, -1) @ cols.reshape(groups, weight[0].size, n * p * q)
     y = y.reshape(o, n, p, q)
     if bias is not None:
         y += bias[:, None, None, None]
@@ -87,13 +87,13 @@ def _forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1)
 
 def _backward(g, out, cols, needs, x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
     o = weight.shape[0]
-    rows = np.ascontiguousarray(g.transpose(1, 0, 2, 3)).reshape(groups, o // groups, -1)
+    rows = np.ascontiguousarray(g.transpose(1, 0, 2, 3)).reshape(groups, o // groups, g.size // o)
     dx = dweight = dbias = None
     if needs[0]:
         dcols = weight.reshape(groups, o // groups, -1).transpose(0, 2, 1) @ rows
         dx = col2im(dcols.reshape(cols.shape), x.shape, stride, padding, dilation)
     if needs[1]:
-        dweight = (rows @ cols.reshape(groups, -1, rows.shape[-1]).transpose(0, 2, 1)).reshape(weight.shape)
+        dweight = (rows @ cols.reshape(groups, weight[0].size, rows.shape[-1]).transpose(0, 2, 1)).reshape(weight.shape)
     if bias is not None and needs[2]:
         dbias = rows.sum(-1).reshape(o)
     return dx, dweight, dbias

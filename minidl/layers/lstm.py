@@ -86,13 +86,13 @@ def _backward(g, out, saved, needs, x, h, c, w_ih, w_hh, bias):
             dh = dh + g_h[t]
         dz[t], dc = lstm_cell_backward(dh, dc, gates[t], cs[t], tanh_c[t])
         dh = dz[t] @ w_hh
-    rows = dz.reshape(steps * batch, -1)
+    rows = dz.reshape(steps * batch, dz.shape[2])
     return (
         (rows @ w_ih).reshape(x.shape) if needs[0] else None,
         dh,
         dc,
         rows.T @ x.reshape(-1, features),
-        rows.T @ hs[:-1].reshape(steps * batch, -1),
+        rows.T @ hs[:-1].reshape(rows.shape[0], h.shape[1]),
         rows.sum(0),
     )
 
