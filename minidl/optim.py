@@ -39,18 +39,19 @@ class SGD:
 
     def step(self) -> None:
         """One update of every parameter that has a gradient."""
+        lr, mu, decay = float(self.lr), float(self.momentum), float(self.weight_decay)  # np.float64 would change dtypes
         for k, p in enumerate(self.params):
             if p.grad is None:
                 continue
-            g = p.grad + self.weight_decay * p.data if self.weight_decay else p.grad
+            g = np.asarray(p.grad) + decay * p.data if decay else np.asarray(p.grad)
             if self.form == "caffe":
-                g = self.lr * g
-            if self.momentum:
+                g = lr * g
+            if mu:
                 v = self.velocity.get(k)
-                v = g.copy() if v is None else self.momentum * v + (1 - self.dampening) * g
+                v = g.copy() if v is None else mu * v + (1 - self.dampening) * g
                 self.velocity[k] = v
-                g = g + self.momentum * v if self.nesterov else v
-            p.data = p.data - (g if self.form == "caffe" else self.lr * g)
+                g = g + mu * v if self.nesterov else v
+            p.data = p.data - (g if self.form == "caffe" else lr * g)
         self.steps += 1
 
 
@@ -63,7 +64,7 @@ def clip_grad_norm(params, limit: float) -> float:
     norm = float(np.sqrt(sum(float(np.vdot(p.grad, p.grad)) for p in grads)))
     if norm > limit:
         for p in grads:
-            p.grad = p.grad * (limit / norm)
+            p.grad = p.grad * (float(limit) / norm)
     return norm
 
 
