@@ -111,7 +111,7 @@ class Module:
             if isinstance(value, Parameter):
                 value.data = np.array(state[prefix + name], dtype=value.dtype)
         for name in self.buffers:
-            setattr(self, name, np.array(state[prefix + name]))
+            setattr(self, name, np.array(state[prefix + name], dtype=getattr(self, name).dtype))
         for name, child in self.children():
             child._load(state, f"{prefix}{name}.")
 

@@ -102,6 +102,8 @@ def test_state_goes_out_and_in():
     assert "body.steps.1.running_var" in one.state_dict()
     np.testing.assert_array_equal(one.eval()(x).data, two.eval()(x).data)
     assert not np.shares_memory(one.scale.data, two.scale.data)
+    two.load_state_dict({k: v.astype(np.float64) for k, v in one.state_dict().items()})
+    assert {v.dtype for v in two.state_dict().values()} == {np.dtype(np.float32)}
 
 
 def test_a_state_that_does_not_fit_is_named_and_changes_nothing():
@@ -152,6 +154,11 @@ def test_batch_norm_makes_mean_0_and_variance_1_and_remembers():
     np.testing.assert_allclose(y.var((0, 2, 3)), 1, rtol=1e-4)
     np.testing.assert_allclose(layer.running_var, x.data.var((0, 2, 3), ddof=1), rtol=1e-5)
     np.testing.assert_allclose(layer.eval()(x).data, y, rtol=0.01, atol=0.01)
+
+
+def test_batch_norm_stays_in_float32_with_float64_options():
+    layer = L.BatchNorm1d(3, eps=np.float64(1e-5), momentum=np.float64(0.1))
+    assert layer(normal(4, 3)).dtype == layer.eval()(normal(4, 3)).dtype == layer.running_var.dtype == np.float32
 
 
 def test_lstm_state_carried_equals_one_long_sequence():
