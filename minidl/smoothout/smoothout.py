@@ -14,7 +14,8 @@ Two other draws scale with the weights (AdaSmoothOut), u ~ U(-1, 1):
     kind="filter":  theta_f = u_f / (||u_f|| + 1e-6) ||w_f|| a       f: one row of the first axis; one element of a bias
     kind="weight":  theta = u |w| a
 
-BatchNorm's gamma and beta get no noise. Its running statistics see the moved weights, as in the published code.
+BatchNorm's gamma and beta get no noise. Its running statistics see the moved weights, as in the published code;
+`renew_statistics` takes them again at w.
 
 Source: Wen et al., "SmoothOut: Smoothing Out Sharp Minima to Improve Generalization in Deep Learning", 2018,
 arXiv:1805.07898, and its code.
@@ -23,14 +24,14 @@ arXiv:1805.07898, and its code.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import numpy as np
 
 from minidl.errors import InputError, MinidlError
 from minidl.layers import BatchNorm1d, BatchNorm2d, Module, Parameter
-from minidl.tensor import Tensor
+from minidl.tensor import Tensor, no_grad
 
 KINDS = ("uniform", "filter", "weight")
 
@@ -108,6 +109,28 @@ def replaced(params: list[Parameter], arrays: list[np.ndarray]) -> Iterator[None
     finally:
         for p, w in zip(params, before, strict=True):
             p.data = w
+
+
+def renew_statistics(model: Module, inputs: Iterable[np.ndarray]) -> None:
+    """Replace BatchNorm's running statistics by their plain mean over `inputs`, minibatches (N, ...), at the weights w.
+
+    mean_k = (1 - 1/k) mean_(k-1) + 1/k batch_k: the running rule with momentum 1/k.
+    Training leaves statistics of moved, and of older, weights; a large batch, which renews them seldom, the oldest.
+    """
+    norms = [m for m in model.modules() if isinstance(m, (BatchNorm1d, BatchNorm2d))]
+    before = [(m, m.training) for m in model.modules()], [m.momentum for m in norms]
+    model.train()
+    try:
+        with no_grad():
+            for k, x in enumerate(inputs, 1):
+                for m in norms:
+                    m.momentum = 1 / k
+                model(Tensor(x))
+    finally:
+        for m, training in before[0]:
+            m.training = training
+        for m, momentum in zip(norms, before[1], strict=True):
+            m.momentum = momentum
 
 
 def steps(

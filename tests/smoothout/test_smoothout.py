@@ -7,7 +7,7 @@ from minidl import Tensor
 from minidl.errors import InputError, MinidlError
 from minidl.layers import BatchNorm1d, Linear, Module, Parameter, Sequential, cross_entropy
 from minidl.optim import SGD
-from minidl.smoothout.smoothout import KINDS, noise, noisy_parameters, smoothout, steps
+from minidl.smoothout.smoothout import KINDS, noise, noisy_parameters, renew_statistics, smoothout, steps
 
 
 class Landscape(Module):
@@ -108,6 +108,21 @@ def test_an_unusable_a_is_refused_and_nothing_is_moved(rng, a):
 def test_an_unknown_kind_is_refused(rng):
     with pytest.raises(InputError, match="uniform, filter, weight"):
         noise(np.ones(3), 0.1, rng, kind="gaussian")
+
+
+def test_renewed_statistics_are_those_of_the_data_at_the_weights(rng):
+    model = network(rng).eval()
+    x = [rng.standard_normal((n, 6)).astype(np.float32) for n in (8, 8, 8)]
+    norm, before = model.steps[1], [p.data for p in model.parameters()]
+    with smoothout(model, a=0.5, rng=rng):
+        model.train()(Tensor(x[0]))
+    model.eval()
+    renew_statistics(model, x)
+    hidden = [model.steps[0](Tensor(rows)).data for rows in x]
+    np.testing.assert_allclose(norm.running_mean, np.concatenate(hidden).mean(0), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(norm.running_var, np.mean([h.var(0, ddof=1) for h in hidden], 0), rtol=1e-5)
+    assert norm.momentum == 0.1 and not model.training
+    assert all(p.data is array for p, array in zip(model.parameters(), before, strict=True))
 
 
 # ----------------------------------------------------------------------------------------------------- the three noises
