@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minidl.fast.ternarise import jit
+from minidl.fast.ternarise import exact_jit
 from minidl.ternary.pack import field_bits, field_words, sum_dtype
 
 TILE = 1024
@@ -14,7 +14,7 @@ def _contiguous(array, dtype):
     return array.dtype == dtype and array.ndim == 1 and array.flags.c_contiguous
 
 
-@jit
+@exact_jit
 def _pack_2bit(trits, out):
     quarter = out.size
     for k in range(4):
@@ -31,7 +31,7 @@ def pack_2bit(trits):
     return out
 
 
-@jit
+@exact_jit
 def _unpack_2bit(code, out):
     for k in range(4):
         part = out[k * code.size : (k + 1) * code.size]
@@ -47,7 +47,7 @@ def unpack_2bit(code, count):
     return out
 
 
-@jit
+@exact_jit
 def _pack_base3(t, out):
     for j in range(out.size):
         i = 5 * j
@@ -68,7 +68,7 @@ def pack_base3(trits):
     return out
 
 
-@jit
+@exact_jit
 def _unpack_base3(code, out):
     for j in range(code.size):
         x = np.uint32(code[j])
@@ -86,7 +86,7 @@ def unpack_base3(code, count):
     return out[:count]
 
 
-@jit
+@exact_jit
 def _pack_fields(trits, bits, out):
     for start in range(0, out.size, TILE):
         word = out[start : start + TILE]
@@ -105,7 +105,7 @@ def pack_fields(trits, ranks):
     return out
 
 
-@jit
+@exact_jit
 def _unpack_fields(total, bits, ranks, out):
     mask = np.uint64((1 << bits) - 1)
     for start in range(0, total.size, TILE):

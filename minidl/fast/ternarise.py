@@ -14,8 +14,9 @@ GOLDEN, MIX_1, MIX_2 = np.uint64(0x9E3779B97F4A7C15), np.uint64(0xBF58476D1CE4E5
 FLOATS = (np.dtype(np.float32), np.dtype(np.float64))
 
 
-def jit(function):
-    """Compile, cached on disk where the cache directory can be written. No fastmath: NaN must stay NaN."""
+def exact_jit(function):
+    """Compile a serial kernel as fast/jit.py does, but with none of its flags: no sum may be reordered or fused here,
+    because the bits must be NumPy's."""
     try:
         return njit(cache=True, nogil=True)(function)
     except RuntimeError:  # "cannot cache function: no locator available"
@@ -35,7 +36,7 @@ def _draw(element, key):
     return np.int32((x ^ (x >> np.uint64(31))) >> np.uint64(40))
 
 
-@jit
+@exact_jit
 def _trits_of(q, u, out):
     for i in range(q.size):
         out[i] = _trit(q[i], u[i])
@@ -49,7 +50,7 @@ def trits_of(q, u):
     return out
 
 
-@jit
+@exact_jit
 def _ternarise(g, s, key, own, block, out):
     for b in range(s.size):
         scale = np.float64(s[b])
@@ -70,7 +71,7 @@ def ternarise(g, s, key, own, block):
     return out
 
 
-@jit
+@exact_jit
 def _moments(g, largest, total, squares):
     first = np.float64(g[0])
     for start in range(0, g.size, LANES):

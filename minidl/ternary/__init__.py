@@ -1,9 +1,9 @@
 """Chapter 3: ternary gradients (TernGrad, NIPS 2017), from one number to several processes.
 
-    ternarise.py        5 min   g -> s {-1, 0, 1}, unbiased, in exact integers
-    pack.py             5 min   trits as bytes: 2 bits, 1.6 bits, and bit-fields that MPI can add
-    comm.py             5 min   ranks that talk, and a ledger of what they say
-    allreduce.py        3 min   the mean of all ranks' gradients, in ternary and in float
-    data_parallel.py    5 min   training with it: reduce() between backward and step
-    launch.py           7 min   starting ranks, and making sure that they end
+ternarise.py        5 min   g -> s {-1, 0, 1}, unbiased, in exact integers
+pack.py             5 min   trits as bytes: 2 bits, 1.6 bits, and bit-fields that MPI can add
+comm.py             5 min   ranks that talk, and a ledger of what they say
+allreduce.py        3 min   the mean of all ranks' gradients, in ternary and in float
+data_parallel.py    5 min   training with it: reduce() between backward and step
+launch.py           7 min   starting ranks, and making sure that they end
 """

@@ -96,11 +96,16 @@ class DataParallel:
         ternary, floats = [sizes[k] for k in self.ternary], [sizes[k] for k in self.floats]
         return bytes_per_step(self.comm.Get_size(), ternary, scales, floats)
 
-    def check_weights(self) -> int:
-        """The CRC32 of all weights, if it is the same on every rank; else CommError with each rank's. Collective."""
+    def weights_crc(self) -> int:
+        """The CRC32 of all of this rank's weights, in order."""
         crc = 0
         for _, p in self.params:
             crc = zlib.crc32(np.ascontiguousarray(p.data), crc)
+        return crc
+
+    def check_weights(self) -> int:
+        """The CRC32 of all weights, if it is the same on every rank; else CommError with each rank's. Collective."""
+        crc = self.weights_crc()
         every = np.empty(self.comm.Get_size(), np.uint32)
         with self.comm.ledger.about("all", "check"):
             self.comm.Allgather(np.array([crc], np.uint32), every)

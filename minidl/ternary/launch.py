@@ -38,6 +38,14 @@ RESULTS = "MINIDL_RESULTS"
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 FAMILIES = (("Open MPI", "Open MPI"), ("Intel", "Intel"), ("MPICH", "HYDRA"))
 """How each MPI calls itself: in its library's version, and in what its `mpirun --version` prints."""
+MPI_SETTINGS = {
+    "MPIR_CVAR_POLLS_BEFORE_YIELD": "10",  # MPICH: a rank that waits gives its core to one that works
+    "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1",
+    "OMPI_MCA_mpi_yield_when_idle": "1",  # Open MPI: the same
+    "OMPI_ALLOW_RUN_AS_ROOT": "1",  # Open MPI in a container
+    "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
+}
+"""What makes the MPIs fit for lessons on small machines. Each ignores the other's variables."""
 GRACE = 2.0
 """Seconds between asking the ranks to end and ending them."""
 
@@ -85,7 +93,9 @@ def find_mpirun() -> tuple[str, str]:
 
 
 def _clean_environment() -> dict[str, str]:
-    """This environment without what an mpirun around us has put there: our ranks are no ranks of that job."""
+    """This environment; inside a rank without what its mpirun has put there, for our ranks are no ranks of that job."""
+    if not {"PMI_RANK", "OMPI_COMM_WORLD_RANK"} & os.environ.keys():
+        return dict(os.environ)
     foreign = ("PMI_", "PMIX_", "OMPI_", "PRTE_", "MPI_LOCAL", "HYDI_", "HYDRA_")
     return {key: value for key, value in os.environ.items() if not key.startswith(foreign)}
 
@@ -95,8 +105,7 @@ def rank_environment(threads: int = 1, extra: dict[str, str] | None = None) -> d
     env = _clean_environment() | dict.fromkeys(THREAD_VARIABLES, str(threads))
     package = str(Path(__file__).resolve().parents[2])
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [package, env.get("PYTHONPATH")]))
-    env |= {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}  # containers; others ignore them
-    return env | (extra or {})
+    return MPI_SETTINGS | env | (extra or {})
 
 
 # ------------------------------------------------------------------------------------------------ running
@@ -127,6 +136,7 @@ def run_ranks(
     if n < 1:
         raise InputError(f"{n} ranks: at least 1 is needed")
     mpirun, family = find_mpirun()
+    name = f"{' '.join(argv[:2] if argv[0] == '-m' else argv[:1])} on {n} ranks"
     ranks_env = rank_environment(threads, env)
     _compile_first(tuple(warm_up or ["-m", "minidl.ternary.launch"]), tuple(sorted(ranks_env.items())))
     flags = ["--oversubscribe"] if family == "Open MPI" else []
@@ -134,15 +144,15 @@ def run_ranks(
     with tempfile.TemporaryDirectory(prefix="minidl-ranks-") as folder:
         ranks_env[RESULTS] = folder
         start = time.monotonic()
-        returncode, out, err = _wait(command, ranks_env, timeout, capture, folder, progress)
+        returncode, out, err = _wait(name, command, ranks_env, timeout, capture, folder, progress)
         run = Run(returncode, out, err, time.monotonic() - start, _collect(Path(folder), n))
     if check and returncode:
         tail = "\n".join(run.stderr.strip().splitlines()[-12:])
-        raise CommError(f"{argv[0]} on {n} ranks ended with exit status {returncode}" + (f":\n{tail}" if tail else ""))
+        raise CommError(f"{name} ended with exit status {returncode}" + (f":\n{tail}" if tail else ""))
     return run
 
 
-def _wait(command, env, timeout, capture, folder, progress) -> tuple[int, str, str]:
+def _wait(name, command, env, timeout, capture, folder, progress) -> tuple[int, str, str]:
     """Start the command as a process group of its own, wait for it, and leave nothing of it behind."""
     files = [open(Path(folder) / name, "w+b") if capture else None for name in ("stdout", "stderr")]
     deadline = None if timeout is None else time.monotonic() + timeout
@@ -159,10 +169,9 @@ def _wait(command, env, timeout, capture, folder, progress) -> tuple[int, str, s
                 except subprocess.TimeoutExpired:
                     _pass_on_progress(Path(folder), progress)
                     if deadline is not None and time.monotonic() >= deadline:
-                        ranks, script = command[command.index("-n") + 1], command[command.index("mpi4py") + 1]
                         raise CommError(
-                            f"{script} on {ranks} ranks did not end within its {timeout:g} s and was stopped: "
-                            "a rank may be waiting for a call that another never makes; or give it more time"
+                            f"{name} did not end within its {timeout:g} s and was stopped: a rank may be waiting for "
+                            "a call that another never makes; or give it more time"
                         ) from None
         finally:
             _end(job)
