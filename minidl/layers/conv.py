@@ -114,9 +114,9 @@ def _composed(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1
     return y if bias is None else y + bias.reshape(o, 1, 1)
 
 
-def _axes(u, shape, x, weight, bias=None, *, groups=1, **kwargs):
-    if groups == 1:
-        u.unite(x[1], weight[1])
+def _axes(u, shape, x, weight, bias=None, *, padding=0, groups=1, **kwargs):
+    if groups == 1:  # a constant channel is constant in the result too, unless zeros surround it
+        u.reads(weight, 1, x, 1, fold=None if padding else bias)
     else:  # which channels one filter sees depends on its group: nothing can be taken out alone
         u.pin(x[1])
         u.pin(weight[0])

@@ -41,7 +41,7 @@ def _backward(g, out, saved, needs, x, weight, bias=None):
 
 
 def _axes(u, shape, x, weight, bias=None):
-    u.unite(x[-1], weight[1])
+    u.reads(weight, 1, x, -1, fold=bias)
     if bias is not None:
         u.unite(weight[0], bias[0])
     return (*x[:-1], weight[0])

@@ -109,8 +109,8 @@ def _composed(x, h, c, w_ih, w_hh, bias):
 
 
 def _axes(u, shape, x, h, c, w_ih, w_hh, bias):
-    u.unite(x[2], w_ih[1])
-    u.unite(h[1], w_hh[1])  # what a unit says at time t is what the recurrent weights read at t + 1 ...
+    u.reads(w_ih, 1, x, 2, fold=bias)
+    u.reads(w_hh, 1, h, 1)  # what a unit says at time t is what the recurrent weights read at t + 1 ...
     u.unite(h[1], c[1])  # ... and its memory is its own
     for block in (w_ih[0], w_hh[0], bias[0]):
         for gate in np.split(block, 4):
