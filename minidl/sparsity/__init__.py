@@ -1,0 +1,16 @@
+"""Structured sparsity: learn which parts of a network to remove; remove them, with proof that nothing else changed.
+
+A small vocabulary, one concept a file:
+
+    units.py         what leaves a network together: found on the tape, by the ids of axis indices
+    groups.py        which weights are to vanish together: rows and columns with labels
+    group_lasso.py   the penalty on the norms of groups;  prox.py: the step that makes them exactly 0
+    compact.py       the smaller ordinary network, and the certificate
+    cost.py          multiply-adds and weights, counted on the tape
+"""
+
+from minidl.sparsity.group_lasso import GroupLasso
+from minidl.sparsity.groups import Groups, groups, own_groups
+from minidl.sparsity.units import Unit, silence_, units
+
+__all__ = ["GroupLasso", "Groups", "Unit", "groups", "own_groups", "silence_", "units"]

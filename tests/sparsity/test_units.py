@@ -1,0 +1,203 @@
+"""Units found on the tape, against counts known from the papers and against networks built to mislead."""
+
+from collections import Counter
+
+import numpy as np
+import pytest
+
+from minidl import Tensor, backend, rules
+from minidl.errors import InputError
+from minidl.layers import LSTM, BatchNorm2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, Module, ReLU, Sequential
+from minidl.models import LSTMLanguageModel, f1, lenet_caffe, mlp
+from minidl.sparsity import silence_, units
+
+
+def sizes(model, x, twice=False):
+    shapes = {name: p.shape for name, p in model.named_parameters()}
+    return Counter((u.layer, u.size(shapes, twice=twice)) for u in units(model, x))
+
+
+def image(n=2):
+    return np.random.default_rng(0).random((n, 1, 28, 28), np.float32)
+
+
+class Zeros:
+    """A random generator that draws zeros without touching memory, for models of published size."""
+
+    def uniform(self, low, high, shape):
+        return np.zeros(shape, np.float32)
+
+    def standard_normal(self, shape, dtype=None):
+        return np.zeros(shape, np.float32)
+
+
+def language_model(hidden=(6, 5), vocabulary=11, embedding=7, rng=None):
+    model = LSTMLanguageModel(vocabulary, embedding, hidden, rng=rng or np.random.default_rng(0))
+    return model, (np.zeros((2, 1), int), model.zero_states(1))
+
+
+def test_lenet_a_filter_leaves_with_the_channel_that_reads_it():
+    found = units(lenet_caffe(np.random.default_rng(0)), image())
+    assert Counter(u.layer for u in found) == {"conv1": 20, "conv2": 50, "ip1": 500}
+    first = next(u for u in found if u.layer == "conv2" and u.index == 3)
+    assert {(m.parameter, m.axis): list(m.indices) for m in first.members} == {
+        ("conv2.weight", 0): [3], ("conv2.bias", 0): [3], ("ip1.weight", 1): list(range(48, 64)),
+    }  # fmt: skip
+    assert [m.parameter for m in first.members if m.reads] == ["ip1.weight"]
+
+
+def test_batch_norm_goes_with_its_neuron():
+    model = f1(hidden=8, layers=2, rng=np.random.default_rng(0))
+    found = units(model, np.zeros((2, 784), np.float32))
+    assert Counter(u.layer for u in found) == {"steps.0": 8, "steps.3": 8}
+    assert [m.parameter for m in found[0].members] == [
+        "steps.0.weight", "steps.0.bias", "steps.1.weight", "steps.1.bias", "steps.3.weight",
+    ]  # fmt: skip
+
+
+def test_mlp():
+    assert sizes(mlp((9, 8, 7, 3), rng=np.random.default_rng(0)), np.zeros((2, 9), np.float32)) == {
+        ("steps.0", 9 + 7): 8, ("steps.2", 8 + 3): 7,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("form", ["auto", "composed"])
+def test_intrinsic_sparse_structures_of_the_language_model(form):
+    """Layer 1: 4(E + H1) + 4H1 + 4H2; layer 2: 4(H1 + H2) + 4H2 + V; published counts, crossings twice.
+
+    In the composed form the embedding is weight[ids], which picks rows by place: that pins.
+    """
+    model, x = language_model()
+    with backend.form(form):
+        twice, once = sizes(model, x, twice=True), sizes(model, x)
+    words = {("embedding", 11 + 24): 7} if form == "auto" else {}
+    assert twice == {("layers.0", 4 * 13 + 24 + 20): 6, ("layers.1", 4 * 11 + 20 + 11): 5} | words
+    assert once == {("layers.0", 92): 6, ("layers.1", 71): 5} | words
+
+
+def test_published_group_sizes_at_1500():
+    model, x = language_model((1500, 1500), 10_000, 1500, Zeros())
+    assert sizes(model, (x[0][:1], x[1]), twice=True) == {
+        ("embedding", 16_000): 1500, ("layers.0", 24_000): 1500, ("layers.1", 28_000): 1500,
+    }  # fmt: skip
+
+
+def test_an_lstm_with_two_biases_and_its_own_zero_state():
+    rng = np.random.default_rng(0)
+    model = Sequential(lambda t: t.unsqueeze(0), LSTM(4, 5, rng=rng), lambda out: out[0][0], Linear(5, 2, rng=rng))
+    found = units(model, np.ones((3, 4), np.float32))
+    assert Counter(u.layer for u in found) == {"steps.1": 5}
+    assert {m.parameter for m in found[0].members} == {
+        "steps.1.weight_ih", "steps.1.weight_hh", "steps.1.bias_ih", "steps.1.bias_hh", "steps.3.weight",
+    }  # fmt: skip
+
+
+class Residual(Module):
+    """Two branches that are added: their channels belong together. The first convolution's are free."""
+
+    def __init__(self, rng, groups=1):
+        self.a, self.b = Conv2d(1, 4, 3, padding=1, rng=rng), Conv2d(4, 4, 3, padding=1, groups=groups, rng=rng)
+        self.norm, self.out = BatchNorm2d(4), Linear(4, 2, rng=rng)
+
+    def forward(self, x):
+        x = self.a(x)
+        x = x + self.norm(self.b(rules.relu(x)))
+        return self.out(x.mean((2, 3)))
+
+
+def test_a_residual_sum_ties_both_branches():
+    found = units(Residual(np.random.default_rng(0)), image())
+    assert Counter(u.layer for u in found) == {"a": 4}
+    assert {m.parameter for m in found[0].members if not m.reads} == {
+        "a.weight", "a.bias", "b.weight", "b.bias", "norm.weight", "norm.bias",
+    }  # fmt: skip
+    assert {m.parameter for m in found[0].members if m.reads} == {"b.weight", "out.weight"}
+
+
+def test_a_grouped_convolution_pins():
+    assert units(Residual(np.random.default_rng(0), groups=2), image()) == []
+
+
+class Joined(Module):
+    """Concatenation, and the same channels twice (a channel shuffle) into one reader."""
+
+    def __init__(self, rng):
+        self.a, self.b, self.c = Conv2d(1, 3, 3, rng=rng), Conv2d(1, 2, 3, rng=rng), Conv2d(8, 2, 1, rng=rng)
+
+    def forward(self, x):
+        a, b = self.a(x), self.b(x)
+        return self.c(np.concatenate([a, b, a], axis=1))
+
+
+def test_concatenation_and_a_duplicated_input():
+    found = units(Joined(np.random.default_rng(0)), image())
+    assert Counter(u.layer for u in found) == {"a": 3, "b": 2}
+    assert [list(m.indices) for m in found[1].members if m.reads] == [[1, 6]]
+
+
+class Shared(Module):
+    """One module called twice: its outputs and its inputs are the same units."""
+
+    def __init__(self, rng):
+        self.first, self.twice, self.out = Linear(3, 5, rng=rng), Linear(5, 5, rng=rng), Linear(5, 2, rng=rng)
+
+    def forward(self, x):
+        return self.out(rules.relu(self.twice(rules.relu(self.twice(self.first(x))))))
+
+
+def test_a_shared_module_ties_its_input_to_its_output():
+    found = units(Shared(np.random.default_rng(0)), np.ones((2, 3), np.float32))
+    assert len(found) == 5 and len({m.parameter for m in found[0].members if m.parameter.endswith("weight")}) == 3
+
+
+class Strange(Module):
+    """A normaliser across the features, a constant per feature, and a function without a rule: each pins."""
+
+    def __init__(self, rng, what):
+        self.a, self.b, self.what = Linear(3, 5, rng=rng), Linear(5, 2, rng=rng), what
+
+    def forward(self, x):
+        h = self.a(x)
+        if self.what == "softmax":
+            h = (h - h.logsumexp(-1, keepdim=True)).exp()
+        elif self.what == "constant":
+            h = h * np.arange(1, 6, dtype=np.float32)
+        elif self.what == "no rule":
+            h = rules.scatter(h, index=(slice(None), slice(None)), shape=(2, 5))
+        return self.b(h)
+
+
+@pytest.mark.parametrize("what, count", [("nothing", 5), ("softmax", 0), ("constant", 0), ("no rule", 0)])
+def test_what_uses_all_features_pins_them(what, count):
+    assert len(units(Strange(np.random.default_rng(0), what), np.ones((2, 3), np.float32))) == count
+
+
+def test_dropout_and_training_mode_do_not_matter_and_nothing_changes():
+    rng = np.random.default_rng(0)
+    model = Sequential(
+        Conv2d(1, 4, 3, rng=rng), BatchNorm2d(4), ReLU(), MaxPool2d(2), Dropout(0.5, rng=rng), Flatten(),
+        Linear(4 * 13 * 13, 3, rng=rng),
+    )  # fmt: skip
+    before = {k: v.copy() for k, v in model.state_dict().items()}
+    draw = rng.bit_generator.state
+    assert len(units(model.train(), image())) == 4
+    assert model.training and rng.bit_generator.state == draw
+    assert all(np.array_equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_silence_sets_what_reads_a_unit_to_zero():
+    model = mlp((4, 5, 3), rng=np.random.default_rng(0))
+    found = units(model, np.ones((2, 4), np.float32))
+    before = model.steps[2].weight.data
+    silence_(model, [found[1], found[3]])
+    assert not model.steps[2].weight.data[:, [1, 3]].any() and before.all()
+    assert model.steps[2].weight.data[:, [0, 2, 4]].all() and model.steps[0].weight.data.all()
+
+
+def test_a_model_without_tensors_is_refused():
+    class Cut(Module):
+        def forward(self, x):
+            return x.detach().numpy()
+
+    with pytest.raises(InputError, match="ndarray without a Tensor"):
+        units(Cut(), Tensor(np.ones((2, 3), np.float32)))
