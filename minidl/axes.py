@@ -82,10 +82,12 @@ def reshape(u, shape, x, *args, **kwargs):
 
 
 def transpose(u, shape, x, axes=None):
+    """The ids move with their axes."""
     return tuple(x[a] for a in (axes if axes is not None else reversed(range(len(x)))))
 
 
 def swapaxes(u, shape, x, a, b):
+    """The ids move with their axes."""
     order = list(range(len(x)))
     order[a], order[b] = order[b], order[a]
     return tuple(x[k] for k in order)
@@ -112,6 +114,7 @@ def getitem(u, shape, x, index=None):
 
 
 def concatenate(u, shape, *xs, axis=0):
+    """The joined axis has the ids of all, one after the other; on every other axis the arguments meet."""
     others = elementwise(u, [n if k != axis % len(shape) else 0 for k, n in enumerate(shape)], *map(_without(axis), xs))
     joined = np.concatenate([x[axis] for x in xs])
     return tuple(joined if k == axis % len(shape) else ids for k, ids in enumerate(others))
@@ -122,6 +125,7 @@ def _without(axis):  # the ids with the joined axis emptied, so that the other a
 
 
 def stack(u, shape, *xs, axis=0):
+    """The new axis counts arguments, so it is pinned; on every other axis they meet."""
     k = axis % len(shape)
     others = elementwise(u, shape[:k] + shape[k + 1 :], *xs)
     return (*others[:k], u.pinned(shape[k]), *others[k:])
