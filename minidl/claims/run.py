@@ -99,7 +99,7 @@ def reproduce(options: Options) -> int:
         status = 1
     if options.json == "-":
         print(report.rows_json(finished))
-    else:
+    elif finished:
         print(f"{out / 'report.html'} and report.json hold {sum(len(one.rows) for one in finished)} rows.", file=screen)
     return status
 
