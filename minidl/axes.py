@@ -14,8 +14,8 @@ the result's shape, and so is the answer: a tuple with one array of ids per axis
     u.pinned(n)         n ids of indices that cannot be taken out;  u.pin(a): neither can these
     u.reads(w, i, x, j, fold=None)
                         unites axis i of w with axis j of x, and says that the function sums over them: where a slice of
-                        w is 0, that index of x is not read. fold: an argument that is added to the result and can take
-                        over w times a constant part of x.
+                        w is 0, that index of x is not read. fold: an argument that is added to the result along axis 0
+                        of w, so that it can take over w times a constant part of x.
 
 A function without a rule pins all it touches: safe, whatever it does.
 """

@@ -104,7 +104,8 @@ class _Ids:
 class Read:
     """A place where a node sums over units: axis `axis` of its argument `reader` meets axis `data_axis` of `data`.
 
-    weights: whether the reader depends on weights alone; fold: the argument that can take over a constant, or None.
+    weights: whether the reader depends on weights alone; fold: the argument that can take over a constant, or None;
+    loops: whether the node's result has the ids it reads, so that it hears itself at the next time step.
     """
 
     node: Node
@@ -114,13 +115,14 @@ class Read:
     data_axis: int
     fold: int | None
     weights: bool
+    loops: bool
 
 
 class Network:
     """The tape of model(x), and for every index of every axis the number of its unit, or -1.
 
-    slots: {name of a parameter or buffer: one array of unit numbers per axis}
-    state: pairs (Tensor that came in as state, its slots); reads: every `Read`; layer, index: of each unit
+    slots: {name of a parameter or buffer: one array of unit numbers per axis}; reads: every `Read`
+    state: {Tensor that came in as state: the Tensor that came out}; layer, index: of each unit
     """
 
     def __init__(self, model, x, dtype=None):
@@ -129,22 +131,22 @@ class Network:
             self.model.astype(dtype)
         self.args = arguments(x, dtype)
         leaves = self._run()
-        self._u, self._ids, self._fixed = _Ids(), {}, set()
+        self._u, self._ids, self._fixed = _Ids(), {}, {}
         self._name_leaves(leaves)
         self.reads: list[Read] = []
         carried = [ids for node in self.tape for ids in self._apply_rule(node)]
-        goes_on = {key(after) for after in self._state.values()}
-        for t in _tensors(self.out):
+        goes_on = {key(after) for after in self.state.values()}
+        for t in tensors_in(self.out):
             for ids in self._ids[key(t)] if key(t) not in goes_on else ():
                 self._u.pin(ids)
-        for before, after in self._state.items():
+        for before, after in self.state.items():
             for a, b in zip(self._ids[key(before)], self._ids[key(after)], strict=True):
                 self._u.unite(a, b)
         self._number(leaves, np.concatenate([self._u.pinned(1), *carried]))
 
     def _run(self) -> dict[str, Tensor]:
         """Run the model; buffers become Tensors for it, so that the tape knows them as it knows parameters."""
-        self.buffers = {f"{prefix}{b}": (m, b) for prefix, m in _modules(self.model) for b in m.buffers}
+        self.buffers = buffers_of(self.model)
         arrays = {name: getattr(m, b) for name, (m, b) in self.buffers.items()}
         tensors = {name: Tensor(array) for name, array in arrays.items()}
         for name, (m, b) in self.buffers.items():
@@ -153,24 +155,24 @@ class Network:
             self.out = self.model(*self.args)
         for name, (m, b) in self.buffers.items():
             setattr(m, b, arrays[name])
-        if not _tensors(self.out):
+        if not tensors_in(self.out):
             raise InputError(f"the model returned {type(self.out).__name__} without a Tensor: it cannot be traced")
         return dict(self.model.named_parameters()) | tensors
 
     def _name_leaves(self, leaves):
         """Ids for parameters, buffers, input (pinned) and state: what goes in and comes out alike, in one place."""
         out = self.out if isinstance(self.out, tuple) else (self.out,)
-        self._state = {
+        self.state = {
             before: after
             for i, arg in enumerate(self.args[: len(out)])
             if isinstance(arg, (list, tuple)) and _shapes(arg) == _shapes(out[i])
-            for before, after in zip(_tensors(arg), _tensors(out[i]), strict=True)
+            for before, after in zip(tensors_in(arg), tensors_in(out[i]), strict=True)
         }
-        for t in (*leaves.values(), *self._state):
+        for t in (*leaves.values(), *self.state):
             self._ids[key(t)] = tuple(self._u.fresh(n) for n in t.shape)
-        for t in _tensors(self.args):
+        for t in tensors_in(self.args):
             self._ids.setdefault(key(t), tuple(self._u.pinned(n) for n in t.shape))
-        self._fixed.update(key(t) for t in leaves.values())
+        self._fixed.update((key(t), name) for name, t in leaves.items())
 
     def _apply_rule(self, node) -> list[np.ndarray]:
         """Apply the node's axis rule; return the ids of its results, unless they depend on weights alone."""
@@ -182,13 +184,14 @@ class Network:
         fixed = [self.is_fixed(a) for a in node.args]
         for w, i, x, j, fold in self._u.readers:
             where = [next((k for k, a in enumerate(ids) if a is t), None) for t in (w, x, fold)]
+            loops = any(a is x[j] for axes in (found if several else (found,)) for a in axes)
             if fixed[where[1]] and not fixed[where[0]]:  # data @ weights: the second argument is the reader's data
                 where, i, j = [where[1], where[0], None], j, i
-            self.reads.append(Read(node, where[0], i, where[1], j, where[2], fixed[where[0]]))
+            self.reads.append(Read(node, where[0], i, where[1], j, where[2], fixed[where[0]], loops))
         for k, axes in enumerate(found if several else (found,)):
             self._ids[id(node), k] = axes
             if all(fixed):
-                self._fixed.add((id(node), k))
+                self._fixed[id(node), k] = next(filter(None, map(self.name_of, node.args)), None)
         return [] if all(fixed) else [a for axes in (found if several else (found,)) for a in axes]
 
     def _argument(self, a, value):
@@ -206,6 +209,10 @@ class Network:
     def is_fixed(self, a) -> bool:
         """Whether an argument of a node depends on weights alone (or is a number or a shape)."""
         return key(a) in self._fixed if isinstance(a, Tensor) else not isinstance(a, np.ndarray)
+
+    def name_of(self, a) -> str | None:
+        """The parameter (or buffer) that an argument is, or is made of alone."""
+        return self._fixed.get(key(a)) if isinstance(a, Tensor) else None
 
     def _number(self, leaves, carried):
         """Number the units: components that hold a parameter, are carried by an activation, and are not pinned."""
@@ -231,7 +238,6 @@ class Network:
             self.index += range(start, start + len(new))
         self._unit = number[component]
         self.slots = {name: tuple(self._unit[ids] for ids in self._ids[key(t)]) for name, t in leaves.items()}
-        self.state = [(t, tuple(self._unit[ids] for ids in self._ids[key(t)])) for t in self._state]
 
     def units_of(self, a) -> tuple[np.ndarray, ...]:
         """The unit numbers along each axis of a Tensor on the tape; of a result of a node by (id(node), k)."""
@@ -294,15 +300,18 @@ def layer_of(name: str) -> str:
     return name.rpartition(".")[0] or name
 
 
-def _modules(module, prefix=""):
-    yield prefix, module
+def buffers_of(module, prefix: str = "") -> dict[str, tuple]:
+    """{dotted name: (module, attribute)} of every buffer, named as in the state_dict."""
+    found = {prefix + name: (module, name) for name in module.buffers}
     for name, child in module.children():
-        yield from _modules(child, f"{prefix}{name}.")
+        found |= buffers_of(child, f"{prefix}{name}.")
+    return found
 
 
-def _tensors(tree) -> list[Tensor]:
+def tensors_in(tree) -> list[Tensor]:
+    """The Tensors in nested tuples and lists, in order."""
     if isinstance(tree, (list, tuple)):
-        return [t for part in tree for t in _tensors(part)]
+        return [t for part in tree for t in tensors_in(part)]
     return [tree] if isinstance(tree, Tensor) else []
 
 

@@ -1,0 +1,500 @@
+"""Compaction: what goes, what is refused and why, and that the small network is the same function.
+
+Where a bias takes over a constant, the model is in float64: in float32 the sum is rounded, once.
+Every network here has random biases and statistics, so that nothing is zero by luck.
+"""
+
+import copy
+
+import numpy as np
+import pytest
+
+from minidl import Tensor, no_grad, rules
+from minidl.errors import CompactError, InputError, UnsupportedOp
+from minidl.layers import BatchNorm2d, Conv2d, Flatten, Linear, MaxPool2d, Module, ReLU, Sequential, cross_entropy
+from minidl.models import LSTMLanguageModel, f1, lenet_caffe, lenet_terngrad, mlp
+from minidl.optim import SGD
+from minidl.sparsity import compact, cost, silence_, units
+
+
+def lively(model, rng):
+    """Random biases, BatchNorm numbers and statistics."""
+    for p in model.parameters():
+        if p.ndim == 1:
+            p.data = p.data + rng.standard_normal(p.shape).astype(p.dtype) * np.float32(0.3)
+    for m in model.modules():
+        if "running_mean" in m.buffers:
+            m.running_mean = rng.standard_normal(len(m.running_mean)).astype(np.float32) * np.float32(0.3)
+            m.running_var = rng.uniform(0.5, 1.5, len(m.running_var)).astype(np.float32)
+    return model
+
+
+def networks(dtype=np.float32):
+    rng = np.random.default_rng(5)
+    image, pixels = rng.random((6, 1, 28, 28), np.float32), rng.random((6, 784), np.float32)
+    language = LSTMLanguageModel(30, 12, (14, 16), init_scale=0.5, rng=rng)
+    words = (rng.integers(0, 30, (5, 4)), language.zero_states(4))
+    models = {
+        "lenet_caffe": (lenet_caffe(rng), image), "lenet_terngrad": (lenet_terngrad(rng), image),
+        "mlp": (mlp((784, 50, 30, 10), rng=rng), pixels), "f1": (f1(hidden=40, layers=3, rng=rng), pixels),
+        "language": (language, words),
+    }  # fmt: skip
+    return {name: (lively(model, rng).astype(dtype), x) for name, (model, x) in models.items()}
+
+
+def output(model, x, dtype=np.float64):
+    model = copy.deepcopy(model).astype(dtype).eval()
+    with no_grad():
+        if isinstance(x, tuple):
+            states = [tuple(Tensor(t.data.astype(dtype)) for t in state) for state in x[1]]
+            return model(x[0], states)[0].data
+        return model(Tensor(x.astype(dtype))).data
+
+
+def snapshot(model):
+    return {name: a.copy() for name, a in model.state_dict().items()}
+
+
+def unchanged(model, before):
+    after = model.state_dict()
+    return after.keys() == before.keys() and all(np.array_equal(after[k], before[k]) for k in before)
+
+
+def set_zero(parameter, index):
+    parameter.data = parameter.data.copy()
+    parameter.data[index] = 0
+
+
+def removed(certificate):
+    return {(layer, reason.split(":")[0]): count for layer, reason, count in certificate.removed}
+
+
+# -- every model, any number of units --------------------------------------------------------------------------------
+@pytest.mark.parametrize("part", [0.1, 0.5, 0.9])
+@pytest.mark.parametrize("name", list(networks()))
+def test_random_units_of_every_layer_leave_exactly(name, part):
+    model, x = networks()[name]
+    rng = np.random.default_rng(int(part * 10))
+    everything = units(model, x)
+    chosen = []
+    for layer in dict.fromkeys(u.layer for u in everything):
+        own = [u for u in everything if u.layer == layer]
+        chosen += [own[k] for k in rng.choice(len(own), round(part * len(own)), replace=False)]
+    original = output(model, x)
+    silence_(model, chosen)
+    readers = {m.parameter for u in chosen for m in u.members if m.reads}
+    for name_, p in model.named_parameters():  # what is left speaks up, so that the output still depends on the input
+        p.data = p.data / np.float32((1 - part) if name_ in readers else 1)
+    before = snapshot(model)
+    small, certificate = compact(model, x)
+    assert unchanged(model, before) and model.training
+    assert type(small) is type(model) and small.training
+    assert sum(count for _, _, count in certificate.removed) == len(chosen)
+    small_x = x if not isinstance(x, tuple) else (x[0], small.zero_states(4))
+    zeroed, compacted = output(model, x), output(small, small_x)
+    limit = 1e-12 * max(1, np.abs(zeroed).max())
+    assert np.abs(zeroed - compacted).max() <= limit
+    assert certificate.difference <= certificate.tolerance == pytest.approx(limit, rel=0.5)
+    assert zeroed.var(0).sum() >= original.var(0).sum() / 10, "the test has lost its point: the output hardly varies"
+    assert certificate.macs_after < certificate.macs_before and certificate.weights_after < certificate.weights_before
+    assert certificate.weights_after == sum(p.numel() for p in small.parameters())
+    np.testing.assert_allclose(output(small, small_x, np.float32), zeroed, atol=2e-5 * max(1, np.abs(zeroed).max()))
+
+
+def test_the_certificate_is_a_table():
+    model, x = networks()["mlp"]
+    found = units(model, x)
+    silence_(model, found[:7])
+    small, certificate = compact(model, x)
+    text = str(certificate)
+    assert "removed               7  steps.0       unread: every weight that reads it is 0" in text
+    assert "stays                43  steps.0       needed" in text and "float64" in text
+    assert f"{certificate.weights_before:,} -> {certificate.weights_after:,}" in text
+    assert list(certificate.kept["steps.0"]) == list(range(7, 50)) and len(certificate.kept["steps.2"]) == 30
+    assert small.steps[0].weight.shape == (43, 784) and small.steps[2].weight.shape == (30, 43)
+
+
+# -- constants -------------------------------------------------------------------------------------------------------
+def test_zero_filters_are_constants_that_the_next_layer_takes_over():
+    model, x = networks(np.float64)["lenet_caffe"]
+    set_zero(model.conv1.weight, [2, 7])
+    set_zero(model.conv2.weight, [0, 1, 30])
+    set_zero(model.ip1.weight, slice(100, 200))
+    small, certificate = compact(model, x)
+    assert removed(certificate) == {("conv1", "constant"): 2, ("conv2", "constant"): 3, ("ip1", "constant"): 100}
+    assert certificate.folded == ["conv2.bias", "ip1.bias", "ip2.bias"]
+    assert np.abs(output(model, x) - output(small, x)).max() <= certificate.tolerance
+
+
+def test_constants_follow_each_other():
+    """A filter that reads only constants is one itself."""
+    model, x = networks(np.float64)["lenet_caffe"]
+    set_zero(model.conv1.weight, slice(0, 10))
+    set_zero(model.conv2.weight, (slice(0, 25), slice(10, 20)))
+    small, certificate = compact(model, x)
+    assert removed(certificate) == {("conv1", "constant"): 10, ("conv2", "constant"): 25}
+    assert np.abs(output(model, x) - output(small, x)).max() <= certificate.tolerance
+
+
+def test_what_only_unread_units_read_goes_too():
+    model, x = networks()["lenet_caffe"]
+    set_zero(model.ip1.weight, (slice(None), slice(0, 16 * 10)))
+    set_zero(model.conv2.weight, (slice(10, None), slice(0, 4)))
+    small, certificate = compact(model, x)
+    assert removed(certificate) == {("conv1", "unread"): 4, ("conv2", "unread"): 10}
+
+
+def convnet(padding, bias=True, pool_padding=0):
+    """Convolution, BatchNorm with beta = .7, pooling, convolution."""
+    rng = np.random.default_rng(0)
+    model = Sequential(
+        Conv2d(1, 6, 3, padding=1, rng=rng), BatchNorm2d(6), ReLU(), MaxPool2d(2, padding=pool_padding),
+        Conv2d(6, 4, 3, padding=padding, bias=bias, rng=rng), Flatten(),
+    )  # fmt: skip
+    lively(model, rng)
+    model.steps[1].bias.data = np.full(6, 0.7, np.float32)
+    set_zero(model.steps[0].weight, [1, 5])
+    return model, rng.random((3, 1, 8, 8), np.float32)
+
+
+def test_a_zero_filter_with_beta_is_folded_where_nothing_is_padded():
+    for pool_padding in (0, 1):  # maxima are padded with -infinity: a constant stays one
+        model, x = convnet(padding=0, pool_padding=pool_padding)
+        _, certificate = compact(model, x)
+        assert removed(certificate) == {("steps.0", "constant"): 2} and certificate.folded == ["steps.4.bias"]
+
+
+@pytest.mark.parametrize("options", [{"padding": 1}, {"padding": 0, "bias": False}])
+def test_it_is_refused_with_the_reason_where_its_constant_has_no_place(options):
+    model, x = convnet(**options)
+    before = snapshot(model)
+    with pytest.raises(CompactError, match="2 constant, but steps.4 cannot take it over") as error:
+        compact(model, x)
+    assert "6 0, but" not in str(error.value) and unchanged(model, before)
+    silence_(model, units(model, x)[:1])
+    _, certificate = compact(model, x)
+    assert removed(certificate) == {("steps.0", "unread"): 1}
+    assert (
+        "steps.0",
+        "constant, but steps.4 cannot take it over (no bias, padding, or run twice)",
+        2,
+    ) in certificate.stays
+
+
+def test_a_constant_zero_needs_no_place():
+    model, x = convnet(padding=1, bias=False)
+    model.steps[1].bias.data = np.full(6, -9.0, np.float32)  # ReLU makes 0 of it
+    _, certificate = compact(model, x)
+    assert removed(certificate)["steps.0", "constant"] == 2 and certificate.folded == []
+
+
+def test_a_dead_relu_is_no_constant():
+    """On this x the neuron says 0 always; on another it need not: only weights prove anything."""
+    model, x = networks()["mlp"]
+    model.steps[0].bias.data = model.steps[0].bias.data - np.float32(100) * (np.arange(50) == 3)
+    with pytest.raises(CompactError, match="50 needed"):
+        compact(model, x)
+
+
+def test_weights_that_add_up_to_zero_are_not_zero():
+    model, x = networks()["mlp"]
+    w = model.steps[2].weight.data.copy()
+    w[:, 4] = np.tile([1, -1], 15)
+    model.steps[2].weight.data = w
+    with pytest.raises(CompactError, match="nothing can be removed"):
+        compact(model, x)
+
+
+# -- recurrent units -------------------------------------------------------------------------------------------------
+def quiet_unit(model, k, biases):
+    """Zero everything that feeds unit k of the first LSTM layer."""
+    layer = model.layers[0]
+    width = layer.weight_hh.shape[1]
+    set_zero(layer.weight_ih, slice(k, None, width))
+    set_zero(layer.weight_hh, slice(k, None, width))
+    if not biases:
+        set_zero(layer.bias, slice(k, None, width))
+
+
+def test_a_recurrent_unit_fed_by_its_biases_is_refused():
+    model, x = networks()["language"]
+    quiet_unit(model, 3, biases=True)
+    with pytest.raises(CompactError, match="layers.0: 1 only its biases feed it, but a recurrent unit"):
+        compact(model, x)
+
+
+def test_a_recurrent_unit_that_says_zero_goes():
+    model, x = networks()["language"]
+    quiet_unit(model, 3, biases=False)
+    small, certificate = compact(model, x)
+    assert removed(certificate) == {("layers.0", "constant"): 1} and certificate.folded == []
+    assert small.layers[0].weight_hh.shape == (4 * 13, 13)
+
+
+def test_a_state_that_is_carried_in_keeps_it():
+    model, x = networks()["language"]
+    quiet_unit(model, 3, biases=False)
+    states = [tuple(Tensor(np.full(t.shape, 0.1, np.float32)) for t in state) for state in x[1]]
+    with pytest.raises(CompactError, match="14 needed"):
+        compact(model, (x[0], states))
+
+
+def test_an_unread_recurrent_unit_goes_with_any_state_and_its_weights_to_itself_do_not_matter():
+    model, x = networks()["language"]
+    rng = np.random.default_rng(1)
+    states = [tuple(Tensor(rng.standard_normal(t.shape).astype(np.float32)) for t in state) for state in x[1]]
+    found = [u for u in units(model, x) if u.layer == "layers.0"][2:5]
+    own = model.layers[0].weight_hh.data.copy()
+    silence_(model, found)
+    w = model.layers[0].weight_hh.data.copy()
+    for k in (2, 3, 4):  # among themselves they may talk
+        for j in (2, 3, 4):
+            w[k::14, j] = own[k::14, j]
+    model.layers[0].weight_hh.data = w
+    small, certificate = compact(model, (x[0], states))
+    assert removed(certificate) == {("layers.0", "unread"): 3}
+    assert list(certificate.kept["layers.0"]) == [0, 1, *range(5, 14)]
+
+
+def test_a_dimension_of_the_embedding_that_is_zero_for_every_word_goes():
+    model, x = networks()["language"]
+    set_zero(model.embedding.weight, (slice(None), [1, 4]))
+    small, certificate = compact(model, x)
+    assert removed(certificate) == {("embedding", "constant"): 2} and small.embedding.weight.shape == (30, 10)
+    model.embedding.weight.data = model.embedding.weight.data + np.float32(0.5) * np.isin(np.arange(12), [1, 4])
+    small, certificate = compact(model, x)
+    assert removed(certificate) == {("embedding", "constant"): 2} and certificate.folded == ["layers.0.bias"]
+
+
+# -- networks that are no chain --------------------------------------------------------------------------------------
+class Residual(Module):
+    def __init__(self, rng):
+        self.a, self.b, self.norm = Conv2d(1, 6, 3, rng=rng), Conv2d(6, 6, 3, padding=1, rng=rng), BatchNorm2d(6)
+        self.out = Conv2d(6, 4, 3, rng=rng)
+
+    def forward(self, x):
+        x = rules.relu(self.a(x))
+        return self.out(rules.relu(x + self.norm(self.b(x)))).flatten(1)
+
+
+def test_a_residual_branch():
+    """A channel of the sum goes only if both branches are dead in it, or if nobody reads it."""
+    rng = np.random.default_rng(0)
+    model, x = lively(Residual(rng), rng), rng.random((2, 1, 9, 9), np.float32)
+    set_zero(model.b.weight, [0, 1])
+    with pytest.raises(CompactError, match="6 needed"):
+        compact(model, x)
+    set_zero(model.a.weight, [0])  # a constant, but b, padded, reads it
+    with pytest.raises(CompactError, match="1 constant, but b cannot take it over"):
+        compact(model, x)
+    set_zero(model.b.weight, (slice(None), [0]))
+    model.norm.bias.data = np.full(6, 5, np.float32)
+    small, certificate = compact(model, x)
+    assert removed(certificate) == {("a", "constant"): 1} and certificate.folded == ["out.bias"]
+    assert small.norm.running_mean.shape == (5,) and small.b.weight.shape == (5, 5, 3, 3)
+
+
+class Joined(Module):
+    def __init__(self, rng):
+        self.a, self.b, self.c = Conv2d(1, 3, 3, rng=rng), Conv2d(1, 2, 3, rng=rng), Conv2d(8, 2, 1, rng=rng)
+
+    def forward(self, x):
+        a, b = self.a(x), self.b(x)
+        return self.c(np.concatenate([a, b, a], axis=1)).flatten(1)
+
+
+def test_a_channel_that_is_read_in_two_places():
+    rng = np.random.default_rng(0)
+    model, x = lively(Joined(rng), rng), rng.random((2, 1, 6, 6), np.float32)
+    set_zero(model.c.weight, (slice(None), [1]))
+    with pytest.raises(CompactError, match="a: 3 needed"):
+        compact(model, x)
+    set_zero(model.c.weight, (slice(None), [6]))
+    small, certificate = compact(model, x)
+    assert removed(certificate) == {("a", "unread"): 1} and small.c.weight.shape == (2, 6, 1, 1)
+
+
+class Twice(Module):
+    """One layer run twice. Its bias is added twice, so it could take over only what is the same both times."""
+
+    def __init__(self, rng):
+        self.first, self.twice, self.out = Linear(3, 5, rng=rng), Linear(5, 5, rng=rng), Linear(5, 2, rng=rng)
+
+    def forward(self, x):
+        return self.out(rules.relu(self.twice(rules.relu(self.twice(rules.relu(self.first(x)))))))
+
+
+def test_a_module_that_runs_twice():
+    rng = np.random.default_rng(0)
+    model, x = lively(Twice(rng), rng), rng.random((4, 3), np.float32)
+    set_zero(model.twice.weight, (slice(None), [2]))
+    set_zero(model.out.weight, (slice(None), [2]))
+    small, certificate = compact(model, x)
+    assert removed(certificate) == {("first", "unread"): 1} and small.twice.weight.shape == (4, 4)
+    model = lively(Twice(rng), rng)
+    model.first.bias.data = model.twice.bias.data = np.ones(5, np.float32)
+    set_zero(model.first.weight, [2])
+    set_zero(model.twice.weight, [2])
+    with pytest.raises(CompactError, match="recurrent|cannot take it over"):
+        compact(model, x)
+
+
+class Attention(Module):
+    """Activations that read activations: nothing between them can be shown to be unread."""
+
+    def __init__(self, rng):
+        self.q, self.k, self.v = (Linear(3, 4, rng=rng) for _ in range(3))
+
+    def forward(self, x):
+        q, k, v = self.q(x), self.k(x), self.v(x)
+        return (q @ k.T) @ v
+
+
+def test_products_of_activations_hold_what_they_read():
+    rng = np.random.default_rng(0)
+    model, x = lively(Attention(rng), rng), rng.random((5, 3), np.float32)
+    with pytest.raises(CompactError, match="q: 4 needed"):
+        compact(model, x)
+    for layer in (model.q, model.k):
+        set_zero(layer.weight, [1])
+    with pytest.raises(CompactError, match="constant, but a product of activations"):
+        compact(model, x)
+    for layer in (model.q, model.k):
+        set_zero(layer.bias, [1])
+    small, certificate = compact(model, x)
+    assert removed(certificate) == {("q", "constant"): 1} and small.k.weight.shape == (3, 3)
+
+
+# -- one unit has to stay --------------------------------------------------------------------------------------------
+def test_a_layer_keeps_its_last_unit():
+    model, x = networks()["mlp"]
+    silence_(model, [u for u in units(model, x) if u.layer == "steps.2"])
+    small, certificate = compact(model, x)
+    assert small.steps[2].weight.shape == (1, 50) and small.steps[4].weight.shape == (10, 1)
+    assert ("steps.2", "last of its layer", 1) in certificate.stays
+    np.testing.assert_allclose(output(small, x), output(model, x), rtol=1e-12)
+
+
+# -- what is pinned --------------------------------------------------------------------------------------------------
+def test_zeros_that_cannot_go_are_listed():
+    model, x = networks()["mlp"]
+    set_zero(model.steps[0].weight, (slice(None), slice(0, 100)))
+    silence_(model, units(model, x)[:1])
+    _, certificate = compact(model, x)
+    assert ("steps.0", "0, but axis 1 of steps.0.weight is pinned", 100) in certificate.stays
+
+
+def test_nothing_to_remove_is_an_error():
+    model, x = networks()["lenet_caffe"]
+    before = snapshot(model)
+    with pytest.raises(CompactError, match="nothing can be removed.*conv1: 20 needed"):
+        compact(model, x)
+    assert unchanged(model, before)
+
+
+class WrittenSizes(Module):
+    """A forward with the sizes of the large network in it."""
+
+    def __init__(self, rng):
+        self.a, self.b = Linear(3, 6, rng=rng), Linear(6, 2, rng=rng)
+
+    def forward(self, x):
+        h = self.a(x) + np.zeros((1, 6), np.float32)
+        return self.b(h)
+
+
+class Untraceable(WrittenSizes):
+    def forward(self, x):
+        return np.cumsum(self.a(x))
+
+
+class Hidden(WrittenSizes):
+    """Something that the tape does not see."""
+
+    def forward(self, x):
+        h = self.a(x)
+        return self.b(h) + float(h.data.sum())
+
+
+@pytest.mark.parametrize(
+    "kind, error, message",
+    [
+        (WrittenSizes, CompactError, "does not run .* must read sizes"),
+        (Untraceable, UnsupportedOp, "np.cumsum is not recorded"),
+        (Hidden, CompactError, "the tape does not show"),
+    ],
+)
+def test_a_model_that_cannot_be_shrunk_is_left_as_it_was(kind, error, message):
+    rng = np.random.default_rng(0)
+    model, x = kind(rng), rng.random((4, 3), np.float32)
+    set_zero(model.b.weight, (slice(None), [1, 2]))
+    before = snapshot(model)
+    with pytest.raises(error, match=message):
+        compact(model, x)
+    assert unchanged(model, before) and model.training
+
+
+# -- an ordinary model afterwards ------------------------------------------------------------------------------------
+def test_saved_and_loaded_it_has_the_same_bits(tmp_path):
+    model, x = networks()["f1"]
+    silence_(model, units(model, x)[::3])
+    small, _ = compact(model, x)
+    np.savez(tmp_path / "small.npz", **small.state_dict())
+    other = copy.deepcopy(small)
+    for p in other.parameters():
+        p.data = np.zeros_like(p.data)
+    with np.load(tmp_path / "small.npz") as file:
+        other.load_state_dict(dict(file))
+    assert np.array_equal(output(other, x, np.float32), output(small, x, np.float32))
+
+
+@pytest.mark.parametrize("name", ["lenet_caffe", "f1", "language"])
+def test_training_goes_on_where_it_stopped(name):
+    """Three steps with momentum, of the small model and of the large one whose removed weights are held at 0."""
+    model, x = networks()[name]
+    model.astype(np.float64)
+    if name != "language":
+        x = x.astype(np.float64)
+    rng = np.random.default_rng(3)
+    labels = rng.integers(0, 10, 20 if name == "language" else 6)
+
+    def train(m, opt, states, mask=None, steps=3):
+        losses = []
+        for _ in range(steps):
+            loss = cross_entropy(m(x[0], states)[0] if name == "language" else m(Tensor(x)), labels)
+            opt.zero_grad()
+            loss.backward()
+            opt.step()
+            for p, keep in mask or ():
+                p.data = p.data * keep
+            losses.append(loss.item())
+        return losses
+
+    optimizer = SGD(model.parameters(), lr=0.02, momentum=0.9)
+    states = model.zero_states(4) if name == "language" else None
+    train(model, optimizer, states)
+    silence_(model, units(model, x)[::3])
+    mask = [(p, p.data != 0) for p in model.parameters()]
+    small, certificate, small_optimizer = compact(model, x, optimizer=optimizer)
+    assert small_optimizer.steps == 3 and list(map(id, small_optimizer.params)) == list(map(id, small.parameters()))
+    assert [v.shape for v in small_optimizer.velocity.values()] == [p.shape for p in small.parameters()]
+    less = small.zero_states(4) if name == "language" else None
+    ours, theirs = train(small, small_optimizer, less), train(model, optimizer, states, mask)
+    np.testing.assert_allclose(ours, theirs, rtol=1e-11)
+    assert len(set(ours)) == 3
+
+
+def test_an_optimizer_of_another_model_is_refused():
+    model, x = networks()["mlp"]
+    silence_(model, units(model, x)[:3])
+    with pytest.raises(InputError, match="not this model's"):
+        compact(model, x, optimizer=SGD(networks()["mlp"][0].parameters(), 0.1))
+
+
+def test_the_small_network_can_be_compacted_again():
+    model, x = networks()["lenet_caffe"]
+    silence_(model, units(model, x)[::2])
+    once, _ = compact(model, x)
+    silence_(once, units(once, x)[::2])
+    twice, certificate = compact(once, x)
+    assert cost(twice, x).macs == certificate.macs_after < certificate.macs_before == cost(once, x).macs
