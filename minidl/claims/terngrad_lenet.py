@@ -49,7 +49,8 @@ def run(ctx: Context) -> None:
         job = {"folder": folder, "steps": steps, "seed": ctx.seed}
         results = run_ranks(
             RANKS, ["-m", HERE, json.dumps(job)], timeout=40 * ctx.claim.seconds["full" if ctx.full else "quick"],
-            threads=ctx.threads, warm_up=["-m", HERE], progress=lambda done: bar.update(done - bar.done),
+            threads=max(1, ctx.threads // RANKS), warm_up=["-m", HERE],
+            progress=lambda done: bar.update(done - bar.done),
         ).results  # fmt: skip
     one = results[0]
     for name in one:  # loss: the mean of the ranks' shares of the batch; correct: over all ranks' shares of the images
