@@ -553,8 +553,8 @@ show(
 # <details><summary>Question: why must every worker draw its own random numbers?</summary>
 #
 # Workers with similar gradients would then keep the same numbers and drop the same numbers, and the errors would not
-# average out: with equal gradients, a thousand workers would be as noisy as one. In minidl the draw depends on the seed, the step, the worker and
-# the tensor, and on nothing else.
+# average out: with equal gradients, a thousand workers would be as noisy as one. In minidl the draw depends on the
+# seed, the step, the worker and the tensor, and on nothing else.
 # </details>
 
 # %% [markdown]
@@ -706,8 +706,8 @@ show(
 # | `Ternariser()` to `Ternariser(clip=None)`, chapter 3 | Expect more zeros. The loss may rise or fall. |
 # | `1.2` to `0.1` where `descend` is called, chapter 4 | Expect it to stay: the box is narrower than the valley. |
 #
-# Clipping is a trade: less noise, but numbers beyond $2.5\,\sigma$ are cut, so the mean is no longer exactly $g$. Which
-# of the two matters more depends on the gradient; that is why the clip is an argument.
+# Clipping is a trade: less noise, but numbers beyond $2.5\,\sigma$ are cut, so the mean is no longer exactly $g$.
+# Which of the two matters more depends on the gradient; that is why the clip is an argument.
 #
 # ## References
 #
