@@ -17,7 +17,7 @@ TINY = dict(hidden=12, batch=8, steps=8, epochs=3, lasso_from=1, lasso_to=2, slo
 def ran(monkeypatch):
     from minidl.data.text import english
 
-    monkeypatch.setattr(iss_lm, "QUICK", replace(iss_lm.QUICK, **TINY, lambdas=(0.0001, 0.004)))
+    monkeypatch.setattr(iss_lm, "QUICK", replace(iss_lm.QUICK, **TINY, lambdas=(0.0001, 0.006)))
     text = english()
     monkeypatch.setattr(claim, "load", lambda kind, folder: replace(text, valid=text.valid[:900], test=text.test[:900]))
     ctx = claim.Context(iss_lm.CLAIM)
