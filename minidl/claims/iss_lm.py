@@ -130,8 +130,9 @@ def run(ctx: Context) -> None:
 def reduced(text: TextSet, s: Setting) -> TextSet:
     """The first `words` training words, with <unk> for all but the most frequent (words are numbered by frequency)."""
     size, unknown = min(s.vocabulary, len(text.vocabulary)), text.vocabulary.index(UNK)
-    parts = [np.where(ids < size, ids, unknown) for ids in (text.train[: s.words], text.valid, text.test)]
-    return TextSet(text.name, text.sha256, *parts, text.vocabulary[:size])
+    cut = lambda ids: np.where(ids < size, ids, unknown)
+    train, valid, test = cut(text.train[: s.words]), cut(text.valid), cut(text.test)
+    return TextSet(text.name, text.sha256, train, valid, test, text.vocabulary[:size])
 
 
 def new_model(ctx: Context, text: TextSet, s: Setting, keep: float) -> LSTMLanguageModel:

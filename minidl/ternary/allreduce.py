@@ -41,7 +41,7 @@ def ternary_allreduce(trits: np.ndarray, s: np.ndarray, comm, block: int | None 
 def mean_of(sums: np.ndarray, s: np.ndarray, ranks: int, block: int | None = None) -> np.ndarray:
     """sums * fl(s / n) in float32: the one expression in which a mean is ever computed."""
     share = s / np.float32(ranks)
-    if s.size > 1:
+    if block is not None and s.size > 1:
         share = np.repeat(share, block)[: sums.size]
     return sums.astype(np.float32) * share
 

@@ -67,7 +67,9 @@ class DataParallel:
 
     def _own_scales(self) -> tuple[np.ndarray, dict[int, slice]]:
         """This rank's scales, all in one vector, and where in it each ternary parameter finds its own."""
-        scales, parts, at = [], {}, 0
+        scales: list[np.ndarray] = []
+        parts: dict[int, slice] = {}
+        at = 0
         for group in self._groups():
             name = " and ".join(self.params[k][0] for k in group)
             grads = [np.asarray(self.params[k][1].grad).reshape(-1) for k in group]
@@ -100,7 +102,7 @@ class DataParallel:
         """The CRC32 of all of this rank's weights, in order."""
         crc = 0
         for _, p in self.params:
-            crc = zlib.crc32(np.ascontiguousarray(p.data), crc)
+            crc = zlib.crc32(np.ascontiguousarray(p.data).data, crc)
         return crc
 
     def check_weights(self) -> int:

@@ -28,6 +28,7 @@ import time
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -183,7 +184,7 @@ def _wait(name, command, env, timeout, capture, folder, progress) -> tuple[int, 
                     file.seek(0)
                     texts.append(file.read().decode(errors="replace"))
                     file.close()
-    return job.returncode, *texts
+    return job.returncode, texts[0], texts[1]
 
 
 def _end(job: subprocess.Popen) -> None:
@@ -247,7 +248,7 @@ def report_result(result: dict) -> None:
     folder = os.environ.get(RESULTS)
     if folder is None:
         return
-    arrays = {key: value for key, value in result.items() if isinstance(value, np.ndarray)}
+    arrays: dict[str, Any] = {key: value for key, value in result.items() if isinstance(value, np.ndarray)}
     rest = {key: value for key, value in result.items() if key not in arrays}
     np.savez(Path(folder) / f"rank-{my_rank()}.npz", **arrays)
     (Path(folder) / f"rank-{my_rank()}.json").write_text(json.dumps(rest))
@@ -275,7 +276,8 @@ def _collect(folder: Path, n: int) -> list[dict]:
     """What the ranks reported, by rank; a rank that reported nothing gives an empty dict."""
     results = []
     for rank in range(n):
-        result, path = {}, folder / f"rank-{rank}.json"
+        path = folder / f"rank-{rank}.json"
+        result: dict[str, Any] = {}
         if path.exists():
             result |= json.loads(path.read_text())
             with np.load(path.with_suffix(".npz")) as arrays:

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import struct
 import zlib
+from collections.abc import Callable
 from typing import NamedTuple
 
 import numpy as np
@@ -111,8 +112,8 @@ MAGIC, VERSION = b"TERN", 1
 class Scheme(NamedTuple):
     number: int  # in the header
     per_byte: int  # trits in a byte
-    pack: object
-    unpack: object
+    pack: Callable[[np.ndarray], np.ndarray]
+    unpack: Callable[[np.ndarray, int], np.ndarray]
 
 
 SCHEMES = {"2bit": Scheme(1, 4, pack_2bit, unpack_2bit), "base3": Scheme(2, 5, pack_base3, unpack_base3)}
