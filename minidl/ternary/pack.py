@@ -141,7 +141,7 @@ def pack_message(trits: np.ndarray, scale: float, *, step: int, ranks: int, sche
     """One worker's trits and scale as (32 + code,) uint8, ready for Allgather."""
     code = scheme_of(scheme).pack(trits)
     fields = MAGIC, VERSION, scheme_of(scheme).number, ranks, step, trits.size, scale
-    crc = zlib.crc32(code, zlib.crc32(HEADER.pack(*fields, 0)[:-4]))
+    crc = zlib.crc32(code.data, zlib.crc32(HEADER.pack(*fields, 0)[:-4]))
     return np.concatenate([np.frombuffer(HEADER.pack(*fields, crc), np.uint8), code])
 
 
@@ -161,7 +161,7 @@ def unpack_message(message, *, step: int, ranks: int, scheme: str = "base3", sen
     promised = message_bytes(count, scheme)
     if message.size != promised:
         raise CommError(f"{sender} has {message.size} bytes where its header promises {promised} ({count} trits)")
-    computed = zlib.crc32(message[HEADER.size :], zlib.crc32(message[: HEADER.size - 4]))
+    computed = zlib.crc32(message[HEADER.size :].data, zlib.crc32(message[: HEADER.size - 4].data))
     if computed != crc:
         raise CommError(f"{sender} is damaged: its checksum is {computed:08x}, and it was sent with {crc:08x}")
     if its_step != step:
