@@ -184,7 +184,7 @@ report_result({"seen": MPI.COMM_WORLD.allreduce(1)})
 def check_mpi() -> Iterator[Finding]:
     """Two real ranks that see each other, started the way every claim and lesson starts them."""
     if _version("mpi4py") is None:
-        yield "note", "mpi4py is not installed: ranks are simulated in threads", "pip install 'minidl[mpi]'"
+        yield "note", "mpi4py is not installed: there is one rank only, and terngrad-lenet is not run", "pip install 'minidl[mpi]'"
         return
     from minidl.ternary import launch
 

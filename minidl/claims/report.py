@@ -20,7 +20,13 @@ from minidl.claims.claim import OUTCOMES
 if TYPE_CHECKING:
     from minidl.claims.run import Finished
 
-SIGNS = {"supported": "✓", "not shown": "○", "contradicted": "✗", "not run": "–"}
+SIGNS = {"supported": "✓", "not shown": "○", "contradicted": "✗", "not run": "–", "reported": "·"}
+
+
+def verdict(row: dict[str, Any]) -> str:
+    """The row's outcome; "reported" for a quantity that no criterion judges (in report.json: "not shown")."""
+    return row["outcome"] if row["criterion"] else "reported"
+
 
 _STYLE = """
 :root { color-scheme: light dark; --ink: #1a1a1a; --page: #fff; --line: #c8c8c8; --faint: #555; --band: #f3f3f3 }
@@ -49,7 +55,7 @@ def rows_json(finished: Sequence[Finished]) -> str:
 def text(one: Finished) -> str:
     """A claim's rows for the terminal, one line each."""
     lines = [
-        f"  {row['outcome']:13}{row['quantity']}: {value(row['measured'], row['unit'])}"
+        f"  {verdict(row):13}{row['quantity']}: {value(row['measured'], row['unit'])}"
         + (f" ({row['criterion']})" if row["criterion"] else "")
         for row in one.rows
     ]
@@ -62,8 +68,8 @@ def text(one: Finished) -> str:
 
 def html(finished: Sequence[Finished], environment: dict[str, str]) -> str:
     """The whole page."""
-    total = Counter(row["outcome"] for one in finished for row in one.rows)
-    counted = ", ".join(f"{total[outcome]} {outcome}" for outcome in OUTCOMES if total[outcome])
+    total = Counter(verdict(row) for one in finished for row in one.rows)
+    counted = ", ".join(f"{total[word]} {word}" for word in (*OUTCOMES, "reported") if total[word])
     names = "".join(
         f'<li><a href="#{_e(one.name)}">{_e(one.name)}</a>: {_e(one.title)}{" (broken)" if one.broken else ""}</li>'
         for one in finished
@@ -75,9 +81,9 @@ def html(finished: Sequence[Finished], environment: dict[str, str]) -> str:
         f"<title>The talk's claims, measured</title><style>{_STYLE}</style></head><body><main>\n"
         f"<h1>The talk's claims, measured</h1>\n<p>{len(finished)} claims: {_e(counted or 'nothing measured')}.</p>\n"
         f"<ul>{names}</ul>\n"
-        "<p class=faint>A row is <b>✓ supported</b> if its criterion was met, <b>○ not shown</b> if not (or if it has "
-        "none and is only reported), <b>✗ contradicted</b> if the opposite was measured, <b>– not run</b> with the "
-        "reason. A control is the same measurement with the method sabotaged: if it meets the criterion too, the claim "
+        "<p class=faint>A row is <b>✓ supported</b> if its criterion was met, <b>○ not shown</b> if not, "
+        "<b>✗ contradicted</b> if the opposite was measured, <b>– not run</b> with the reason; a quantity without a "
+        "criterion is only <b>· reported</b>. A control is the same measurement with the method sabotaged: if it meets the criterion too, the claim "
         "is broken.</p>\n"
         + "\n".join(map(_section, finished))
         + f"\n<h2>Measured on</h2>\n<table><tbody>{ran_on}</tbody></table>\n</main></body></html>\n"
@@ -114,8 +120,8 @@ def _row(row: dict[str, Any]) -> str:
         measured += f" [{' to '.join(value(bound) for bound in row['interval'])}]"
     if row["trials"] > 1:
         measured += f", {row['trials']} trials"
-    cells = row["quantity"], measured, value(row["said"]), row["criterion"] or "only reported", beside, row["scale"]
-    outcome = f"<td class=outcome>{SIGNS[row['outcome']]} {row['outcome']}</td>"
+    cells = row["quantity"], measured, value(row["said"]), row["criterion"] or "–", beside, row["scale"]
+    outcome = f"<td class=outcome>{SIGNS[verdict(row)]} {verdict(row)}</td>"
     return f"<tr>{outcome}{''.join(f'<td>{_e(cell)}</td>' for cell in cells)}</tr>"
 
 

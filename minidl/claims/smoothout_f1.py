@@ -65,7 +65,7 @@ def run(ctx):
     n = 60_000 if whole else 4000
     task = Task(
         pixels(data.train_images[:n]), data.train_labels[:n], pixels(data.test_images), data.test_labels,
-        hidden=512 if ctx.full else 64, epochs=50 if ctx.full else 30, large=2048 if whole else 1024,
+        hidden=512 if ctx.full else 64, epochs=50 if ctx.full else 24, large=2048 if whole else 1024,
         held_back=10_000 if whole else 1000, measured=5000 if whole else 1000,
     )  # fmt: skip
     ratio = task.large / SMALL
