@@ -83,8 +83,8 @@ def html(finished: Sequence[Finished], environment: dict[str, str]) -> str:
         f"<ul>{names}</ul>\n"
         "<p class=faint>A row is <b>✓ supported</b> if its criterion was met, <b>○ not shown</b> if not, "
         "<b>✗ contradicted</b> if the opposite was measured, <b>– not run</b> with the reason; a quantity without a "
-        "criterion is only <b>· reported</b>. A control is the same measurement with the method sabotaged: if it meets the criterion too, the claim "
-        "is broken.</p>\n"
+        "criterion is only <b>· reported</b>. A control is the same measurement with the method sabotaged: if it meets "
+        "the criterion too, the claim is broken.</p>\n"
         + "\n".join(map(_section, finished))
         + f"\n<h2>Measured on</h2>\n<table><tbody>{ran_on}</tbody></table>\n</main></body></html>\n"
     )
