@@ -110,6 +110,8 @@ MAGIC, VERSION = b"TERN", 1
 
 
 class Scheme(NamedTuple):
+    """One code: how many trits it puts in a byte, and the two functions that pack and unpack them."""
+
     number: int  # in the header
     per_byte: int  # trits in a byte
     pack: Callable[[np.ndarray], np.ndarray]
@@ -120,6 +122,8 @@ SCHEMES = {"2bit": Scheme(1, 4, pack_2bit, unpack_2bit), "base3": Scheme(2, 5, p
 
 
 class Message(NamedTuple):
+    """What a message said, once its envelope was found in order."""
+
     trits: np.ndarray  # (count,) int8
     scale: np.float32
     step: int
@@ -132,6 +136,7 @@ def message_bytes(count: int, scheme: str = "base3") -> int:
 
 
 def scheme_of(name: str) -> Scheme:
+    """The scheme of this name; InputError lists the names there are."""
     if name not in SCHEMES:
         raise InputError(f"scheme {name!r} is not one of {', '.join(SCHEMES)}")
     return SCHEMES[name]
