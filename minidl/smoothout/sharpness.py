@@ -63,7 +63,7 @@ def sharpness(
 
     at_w = mean_loss(model, x, y, loss=loss, batch=batch)
     reach = eps * (np.abs(w) + 1)
-    first = w if start == "w" else w + reach * rng.uniform(-1, 1, w.size)
+    first = w if start == "w" or rng is None else w + reach * rng.uniform(-1, 1, w.size)
     found = minimize(
         negative, first, jac=True, method="L-BFGS-B", bounds=Bounds(w - reach, w + reach),
         options={"maxiter": iterations},

@@ -127,8 +127,8 @@ def renew_statistics(model: Module, inputs: Iterable[np.ndarray]) -> None:
                     m.momentum = 1 / k
                 model(Tensor(x))
     finally:
-        for m, training in before[0]:
-            m.training = training
+        for module, training in before[0]:
+            module.training = training
         for m, momentum in zip(norms, before[1], strict=True):
             m.momentum = momentum
 

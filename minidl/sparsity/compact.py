@@ -63,8 +63,8 @@ def compact(model, x, optimizer=None):
 
     x: the model's argument, or a tuple of its arguments (state as in `units`). With `optimizer` the answer is
     (small, certificate, small optimizer): a copy that holds the small parameters and the velocities that belong to
-    them, so that training goes on. Every layer keeps one unit at least. In float32, a bias that takes over a constant is
-    rounded; the proof is about exact arithmetic. Raises CompactError if nothing can be removed, or if the small network
+    them, so that training goes on. Every layer keeps one unit at least. A bias that takes over a constant is rounded to
+    its own dtype; the proof is about float64. Raises CompactError if nothing can be removed, or if the small network
     would compute something else.
     """
     net = Network(model, x, np.float64)

@@ -67,7 +67,8 @@ def cost(model, x) -> Cost:
     for name, p in net.model.named_parameters():
         weights[layer_of(name)] = weights.get(layer_of(name), 0) + p.numel()
     names = dict.fromkeys([*rows, *weights])
-    return Cost(tuple(LayerCost(n, *map(int, rows.get(n, (0, 0))), weights.get(n, 0)) for n in names))
+    run = {name: tuple(rows.get(name, (0, 0))) for name in names}
+    return Cost(tuple(LayerCost(n, macs, kept, weights.get(n, 0)) for n, (macs, kept) in run.items()))
 
 
 def _macs(node) -> int:

@@ -55,7 +55,10 @@ class GroupLasso:
         self._dual = None  # the last proximal step's dual solution: the next step starts from it
         self._pull, self._step = 0.0, -1
 
-    lam = property(lambda self: self._lam, doc="lambda; may be changed between steps, to another number above 0")
+    @property
+    def lam(self) -> float:
+        """lambda; may be changed between steps, to another number above 0."""
+        return self._lam
 
     @lam.setter
     def lam(self, value: float) -> None:

@@ -197,7 +197,7 @@ class Removable:
             if len(given) and self._takes_over(e.read):
                 weights = np.moveaxis(e.read.node.values[e.read.reader], e.read.axis, 0)[given]
                 part = np.tensordot(e.said[given], weights, 1)
-                bias = self.net.name_of(e.read.node.args[e.read.fold])
+                bias = str(self.net.name_of(e.read.node.args[e.read.fold]))
                 folds[bias] = folds.get(bias, 0) + part.sum(axis=tuple(range(1, part.ndim)))
         return folds
 

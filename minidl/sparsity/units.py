@@ -183,11 +183,12 @@ class Network:
         found = axis_rule(node.function)(self._u, shape, *ids, **node.kwargs)
         fixed = [self.is_fixed(a) for a in node.args]
         for w, i, x, j, fold in self._u.readers:
-            where = [next((k for k, a in enumerate(ids) if a is t), None) for t in (w, x, fold)]
+            reader, data = (next(k for k, a in enumerate(ids) if a is t) for t in (w, x))
+            takes = next((k for k, a in enumerate(ids) if a is fold), None)
             loops = any(a is x[j] for axes in (found if several else (found,)) for a in axes)
-            if fixed[where[1]] and not fixed[where[0]]:  # data @ weights: the second argument is the reader's data
-                where, i, j = [where[1], where[0], None], j, i
-            self.reads.append(Read(node, where[0], i, where[1], j, where[2], fixed[where[0]], loops))
+            if fixed[data] and not fixed[reader]:  # data @ weights: the second argument is the reader's data
+                reader, data, takes, i, j = data, reader, None, j, i
+            self.reads.append(Read(node, reader, i, data, j, takes, fixed[reader], loops))
         for k, axes in enumerate(found if several else (found,)):
             self._ids[id(node), k] = axes
             if all(fixed):
