@@ -205,6 +205,8 @@ class Network:
         for axis, n in enumerate(value.shape):
             alike = value.dtype.kind == "f" and n and (value == value.take([0], axis)).all()
             ids.append(self._u.fresh(n) if alike else self._u.pinned(n))
+        if isinstance(a, Tensor):  # made inside forward, as a layer's own zero state
+            self._ids[key(a)] = tuple(ids)
         return tuple(ids)
 
     def is_fixed(self, a) -> bool:
