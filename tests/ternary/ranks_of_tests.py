@@ -97,7 +97,7 @@ def tells():
         time.sleep(0.12)
     threads = {name: os.environ[name] for name in launch.THREAD_VARIABLES}
     launch.report_result({"rank": comm.Get_rank(), "size": comm.Get_size(), "threads": threads})
-    print("said by", comm.Get_rank())
+    print(f"said by {comm.Get_rank()}\n", end="", flush=True)  # one write: lines of two ranks must not mix
 
 
 def leaves(status):
