@@ -100,8 +100,8 @@ def run(ctx: Context) -> None:
     ctx.figure(
         lambda figure: draw(figure, dense=losses, best=best),
         alt=f"Left: the {len(best.certificate.kept['conv1'])} kernels of the first layer that are left; the others "
-        "of 20 are empty squares with a cross. Right: the training losses of both networks fall, "
-        "the sparse one more slowly while the Lasso acts; below, the filters and channels that are not zero become fewer.",
+        "of 20 are empty squares with a cross. Right: the training losses of both networks fall, the sparse one "
+        "more slowly while the Lasso acts; below, the filters and channels that are not zero become fewer.",
         caption="Filters that the group Lasso emptied are taken out; then the small network is trained on.",
     )
 
