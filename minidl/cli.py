@@ -38,7 +38,10 @@ def parser() -> argparse.ArgumentParser:
     )
     run.add_argument("--json", metavar="FILE", help="a copy of report.json; - is standard output")
     run.add_argument("--seed", type=_at_least(0), default=0, metavar="N", help="default: 0")
-    run.add_argument("--threads", type=_at_least(1), metavar="N", help="default: the cores of this machine")
+    run.add_argument(
+        "--threads", type=_at_least(1), default=1, metavar="N",
+        help="BLAS and Numba threads, shared out among ranks (default: 1; on a busy machine more are slower, not faster)",
+    )  # fmt: skip
     run.add_argument("--fresh", action="store_true", help="run again what is finished already")
     run.set_defaults(full=False)
 
@@ -72,16 +75,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _reproduce(options: argparse.Namespace, started_here: bool) -> int:
     if importlib.util.find_spec("minidl.claims") is None or importlib.util.find_spec("minidl.claims.run") is None:
         raise InputError("the folder minidl/claims is not here, so there is nothing to reproduce: install minidl again")
-    threads = options.threads or _cores()
     if started_here and not options.list:
-        _start_with_threads(threads)
+        _start_with_threads(options.threads)
     from minidl.claims import run
 
     if options.list:
         print(run.list_claims())
         return 0
-    given = {name: value for name, value in vars(options).items() if name not in ("command", "list", "threads")}
-    return run.reproduce(run.Options(**given, threads=threads))
+    given = {name: value for name, value in vars(options).items() if name not in ("command", "list")}
+    return run.reproduce(run.Options(**given))
 
 
 def _start_with_threads(threads: int) -> None:
@@ -93,11 +95,6 @@ def _start_with_threads(threads: int) -> None:
     wanted = dict.fromkeys(_THREADS, str(threads))
     if os.name == "posix" and any(os.environ.get(name) != value for name, value in wanted.items()):
         os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **wanted})
-
-
-def _cores() -> int:
-    """The cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _at_least(least: int):
