@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--seed", type=_at_least(0), default=0, metavar="N", help="default: 0")
     run.add_argument(
         "--threads", type=_at_least(1), default=1, metavar="N",
-        help="BLAS and Numba threads, shared out among ranks (default: 1; on a busy machine more are slower, not faster)",
+        help="BLAS and Numba threads, shared out among ranks (default: 1; on a busy machine more are slower)",
     )  # fmt: skip
     run.add_argument("--fresh", action="store_true", help="run again what is finished already")
     run.set_defaults(full=False)
