@@ -74,9 +74,9 @@ def test_a_kernel_op_with_several_results(form):
         assert any("= tanh(" in line for line in result.forward)
 
 
-def test_a_rule_without_a_derivative_ends_the_walk():
+def test_an_argument_without_a_derivative_ends_the_walk():
     x = Tensor([1.0, -2.0], requires_grad=True)
-    result = explain((np.sign(np.exp(x)) + 0).sum())
+    result = explain((np.where(np.exp(x), x.detach(), 0.0) + 0).sum())
     assert not any("dL/dleaf1" in line for line in result.backward)
 
 
