@@ -1,4 +1,7 @@
-"""Numba twins of minidl/layers/conv.py: the copies into columns and back, row by row, without temporaries."""
+"""Numba twins of minidl/layers/conv.py: the copies into columns and back, row by row, without temporaries.
+
+`down`, `above` and `dilation_down` are stride, padding and dilation along the height; the others run along the width.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,7 @@ from minidl.layers.conv import output_size
 
 
 @jit
-def _im2col(x, cols, stride, padding, dilation):
+def _im2col(x, cols, down, stride, above, padding, dilation_down, dilation):
     n, c, h, w = x.shape
     kh, kw, p, q = cols.shape[1], cols.shape[2], cols.shape[4], cols.shape[5]
     for channel in range(c):
@@ -21,7 +24,7 @@ def _im2col(x, cols, stride, padding, dilation):
                 for image in range(n):
                     for row in range(p):
                         out = cols[channel, k, l, image, row]
-                        y = row * stride + k * dilation - padding
+                        y = row * down + k * dilation_down - above
                         if y < 0 or y >= h:
                             out[:] = 0
                             continue
@@ -40,7 +43,7 @@ def _im2col(x, cols, stride, padding, dilation):
 
 
 @jit
-def _col2im(cols, x, stride, padding, dilation):
+def _col2im(cols, x, down, stride, above, padding, dilation_down, dilation):
     n, c, h, w = x.shape
     kh, kw, p, q = cols.shape[1], cols.shape[2], cols.shape[4], cols.shape[5]
     for image in range(n):  # the image stays in the cache while its columns come in
@@ -51,7 +54,7 @@ def _col2im(cols, x, stride, padding, dilation):
                     first = min(q, max(0, -(left // stride))) if left < 0 else 0
                     last = max(first, min(q, (w - left + stride - 1) // stride))
                     for row in range(p):
-                        y = row * stride + k * dilation - padding
+                        y = row * down + k * dilation_down - above
                         if y < 0 or y >= h:
                             continue
                         line, add = x[image, channel, y], cols[channel, k, l, image, row]
@@ -67,11 +70,10 @@ def _col2im(cols, x, stride, padding, dilation):
 def im2col(x, kernel, stride, padding, dilation):
     if not x.flags.c_contiguous:
         return NotImplemented
-    n, c, h, w = x.shape
-    p = output_size(h, kernel[0], stride, padding, dilation)
-    q = output_size(w, kernel[1], stride, padding, dilation)
+    n, c = x.shape[:2]
+    p, q = map(output_size, x.shape[2:], kernel, stride, padding, dilation)
     cols = np.empty((c, *kernel, n, p, q), x.dtype)
-    _im2col(x, cols, stride, padding, dilation)
+    _im2col(x, cols, *stride, *padding, *dilation)
     return cols
 
 
@@ -79,5 +81,5 @@ def col2im(cols, shape, stride, padding, dilation):
     if not cols.flags.c_contiguous:
         return NotImplemented
     x = np.zeros(shape, cols.dtype)
-    _col2im(cols, x, stride, padding, dilation)
+    _col2im(cols, x, *stride, *padding, *dilation)
     return x
