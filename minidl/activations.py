@@ -18,22 +18,22 @@ relu, sigmoid = rules.relu, rules.sigmoid
 
 def tanh(x: Tensor) -> Tensor:
     """(exp(x) - exp(-x)) / (exp(x) + exp(-x))."""
-    return np.tanh(x)
+    return x.tanh()
 
 
 def leaky_relu(x: Tensor, negative_slope: float = 0.01) -> Tensor:
     """x where x > 0, else negative_slope x; the derivative at 0 is the slope, as in PyTorch."""
-    return np.where(x > 0, x, x * negative_slope)
+    return x.where(x > 0, x * negative_slope)
 
 
 def elu(x: Tensor, alpha: float = 1.0) -> Tensor:
     """x where x > 0, else alpha (exp(x) - 1)."""
-    return np.where(x > 0, x, np.expm1(x.clip(max=0.0)) * alpha)  # clipped: exp of a large x would overflow
+    return x.where(x > 0, np.expm1(x.clip(max=0.0)) * alpha)  # clipped: exp of a large x would overflow
 
 
 def softplus(x: Tensor, beta: float = 1.0) -> Tensor:
     """log(1 + exp(beta x)) / beta: a smooth relu."""
-    return np.logaddexp(x * beta, 0.0) / beta
+    return (x * beta).logaddexp(0.0) / beta
 
 
 def silu(x: Tensor) -> Tensor:

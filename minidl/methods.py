@@ -70,6 +70,7 @@ class Methods:
     """What Tensor inherits; see the module's docstring."""
 
     __slots__ = ()
+    data: np.ndarray
 
     # -- elementwise --------------------------------------------------------------------------------------------------
     exp, exp2, expm1 = map(_unary, (np.exp, np.exp2, np.expm1))
@@ -78,6 +79,7 @@ class Methods:
     sin, cos, tan, asin, acos, atan = map(_unary, (np.sin, np.cos, np.tan, np.arcsin, np.arccos, np.arctan))
     sinh, cosh, tanh, asinh, acosh, atanh = map(_unary, (np.sinh, np.cosh, np.tanh, np.arcsinh, np.arccosh, np.arctanh))
     sign, floor, ceil, trunc, round = map(_unary, (np.sign, np.floor, np.ceil, np.trunc, np.rint))
+    __pos__ = _unary(np.positive)
     erf, relu, sigmoid = map(_unary, (rules.erf, rules.relu, rules.sigmoid))
     add, sub, mul, div, pow = map(_binary, (np.add, np.subtract, np.multiply, np.divide, np.power))
     maximum, minimum, atan2, logaddexp = map(_binary, (np.maximum, np.minimum, np.arctan2, np.logaddexp))
@@ -313,13 +315,11 @@ class Methods:
         index = _integers(index)
         if index.ndim != self.ndim:
             raise ShapeError(f"gather: the index has {index.ndim} dims, the Tensor {self.ndim}; they must be equal")
-        return rules.gather(self._within(index.shape, dim), index=index, axis=dim)
-
-    def _within(self, shape, dim):  # PyTorch's gather reads the first shape[d] slices of every other dim, no broadcast
-        cut = tuple(slice(None) if d == dim % self.ndim else slice(n) for d, n in enumerate(shape))
-        if any(n > m for d, (n, m) in enumerate(zip(shape, self.shape, strict=True)) if d != dim % self.ndim):
-            raise ShapeError(f"the index has shape {shape}, the Tensor {self.shape}; only dim {dim} may be longer")
-        return self if all(s == slice(None) or s.stop == n for s, n in zip(cut, self.shape, strict=True)) else self[cut]
+        if any(n > m for d, (n, m) in enumerate(zip(index.shape, self.shape, strict=True)) if d != dim % self.ndim):
+            raise ShapeError(
+                f"gather: the index has shape {index.shape}, the Tensor {self.shape}: longer beside dim {dim}"
+            )
+        return rules.gather(self, index=index, axis=dim)
 
     def index_select(self, dim, index):
         """The slices along dim that a 1-D index names, in its order."""

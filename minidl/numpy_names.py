@@ -43,6 +43,12 @@ def _moved(x, source, destination):
     return np.transpose(x, axes=tuple(int(to[k]) if k in to else next(rest) for k in range(x.ndim)))
 
 
+def _take(x, index, axis):  # NumPy's index is broadcast over the other axes
+    index = np.asarray(index)
+    shape = [m if k == axis % x.ndim else n for k, (n, m) in enumerate(zip(x.shape, index.shape, strict=True))]
+    return rules.gather(x, index=np.broadcast_to(index, shape), axis=axis)
+
+
 def _norm(x, ord=None, axis=None, keepdims=False):
     if ord is not None and (ord != 2 or np.ndim(axis) or (axis is None and x.ndim != 1)):
         raise UnsupportedOp(f"np.linalg.norm with ord={ord!r} on shape {x.shape} is not recorded; see Tensor.norm(p)")
@@ -68,7 +74,7 @@ OURS: dict[Callable, Callable] = {
     np.moveaxis: _moved,
     np.ravel: lambda x: x.reshape(-1),
     np.prod: lambda x, axis=None, keepdims=False: x.prod(axis, keepdims),
-    np.take_along_axis: lambda x, index, axis: rules.gather(x, index=index, axis=axis),
+    np.take_along_axis: lambda x, index, axis: _take(x, index, axis),
     np.linalg.norm: _norm,
     np.var: lambda x, axis=None, ddof=0, keepdims=False: x.var(axis, keepdim=keepdims, correction=ddof),
     np.std: lambda x, axis=None, ddof=0, keepdims=False: x.std(axis, keepdim=keepdims, correction=ddof),

@@ -299,17 +299,21 @@ rule(
 
 @primitive
 def gather(x, index=None, axis=0):
-    """out[..., i, ...] = x[..., index[..., i, ...], ...] along one axis: np.take_along_axis, torch.gather."""
-    return np.take_along_axis(x, index, axis)
+    """out[i, j, ...] = x[index[i, j, ...], j, ...] for axis 0: torch.gather; the index may be smaller than x."""
+    return x[_along(index, axis)]
+
+
+def _along(index, axis):
+    where = list(np.ogrid[tuple(map(slice, index.shape))])
+    where[axis] = index
+    return tuple(where)
 
 
 @primitive
 def scatter_along(g, index=None, axis=0, shape=None):
     """The transpose of gather: zeros of the given shape to which g is added at index along one axis."""
     out = np.zeros(shape, g.dtype)
-    where = list(np.ogrid[tuple(map(slice, index.shape))])
-    where[axis] = index
-    np.add.at(out, tuple(where), g)
+    np.add.at(out, _along(index, axis), g)
     return out
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import numpy as np
 
 from minidl import activations as A
+from minidl import functional as F
 from minidl import methods as M
 from minidl import rules
 
@@ -237,9 +238,55 @@ FUNCTIONS[A.softplus].append((lambda x: A.softplus(x, 3.0), 9 * distinct(5)))
 FUNCTIONS[A.gelu].append((lambda x: A.gelu(x, "tanh"), normal(5)))
 FUNCTIONS |= {
     A.softmax: [(A.softmax, normal(2, 3)), (lambda x: A.softmax(x, 0), normal(0, 3)[:, :0].reshape(1, 0))],
-    A.log_softmax: [(A.log_softmax, normal(2, 3)), (A.log_softmax, normal(1, 1))],
+    A.log_softmax: [(A.log_softmax, normal(2, 3)), (A.log_softmax, normal(1, 1)), (A.log_softmax, normal(0, 2))],
     M.cat: [(lambda x, y: M.cat([x, y, x], 1) ** 2, normal(2, 3), normal(2, 1))],
     M.stack: [(lambda x, y: M.stack([x, y], -1) ** 2, normal(2, 3), normal(2, 3))],
     M.where: [(lambda x, y: M.where(MASK, x, y) ** 2, normal(3, 4), normal(4))],
     M.pad: [(lambda x: M.pad(x, (1, 0)) ** 2, normal(2, 3))],
 }
+
+LABELS = np.array([0, 3, 1, 1, 2])
+WEIGHT = np.array([0.5, 1.0, 2.0, 3.0])
+TARGET = distinct(3, 4, seed=1) + 0.53
+PROBABILITY = np.exp(normal(3, 4)) / np.exp(normal(3, 4)).sum(1, keepdims=True)
+
+
+def losses(function, target=TARGET, **options):
+    """With every reduction, on an empty batch and on one element; and by the target as well."""
+    reductions = [
+        (lambda x, r=r: function(x, target, reduction=r, **options), normal(3, 4)) for r in ("mean", "sum", "none")
+    ]
+    small = [(lambda x, n=n: function(x, target[:n, :1], reduction="sum", **options), normal(n, 1)) for n in (0, 1)]
+    return {function: [*reductions, *small, (lambda x, y: function(x, y, **options), normal(3, 4), target)]}
+
+
+FUNCTIONS |= losses(F.mse_loss) | losses(F.l1_loss) | losses(F.huber_loss, delta=0.5)
+FUNCTIONS |= losses(F.binary_cross_entropy_with_logits) | losses(F.kl_div, PROBABILITY)
+FUNCTIONS[F.kl_div].append(
+    (lambda x, y: F.kl_div(x, y, "batchmean", log_target=True), normal(3, 4), normal(3, 4, seed=1))
+)
+FUNCTIONS[F.binary_cross_entropy_with_logits].append(
+    (lambda x: F.binary_cross_entropy_with_logits(x, TARGET, TARGET, pos_weight=WEIGHT), normal(3, 4))
+)
+SOME = np.array([0, -100, 1, -100, 2])
+FUNCTIONS |= {
+    F.cross_entropy: [
+        (lambda z, y=y, o=o: F.cross_entropy(z, y, **o), normal(5, 4))
+        for y, o in [
+            (LABELS, {}), (LABELS, {"reduction": "none"}), (LABELS, {"weight": WEIGHT}),
+            (SOME, {"label_smoothing": 0.1}),
+            (SOME, {"weight": WEIGHT, "label_smoothing": 0.3, "reduction": "sum"}), (LABELS, {"ignore_index": 1}),
+        ]
+    ] + [
+        (lambda z: F.cross_entropy(z, LABELS[:0], reduction="sum"), normal(0, 4)),
+        (lambda z: F.cross_entropy(z, LABELS[:1]), normal(1, 1)),
+        (lambda z: F.cross_entropy(z, np.array([[0, 1, 2]]), WEIGHT), normal(1, 4, 3)),
+        (lambda z: F.cross_entropy(z, PROBABILITY, WEIGHT, label_smoothing=0.1), normal(3, 4)),
+    ],
+    F.nll_loss: [
+        (lambda x, o=o: F.nll_loss(x, SOME, **o), normal(5, 4))
+        for o in ({}, {"weight": WEIGHT}, {"reduction": "none"}, {"reduction": "sum"})
+    ] + [(lambda x: F.nll_loss(x, np.array([[0, 1, 2]])), normal(1, 4, 3)),
+         (lambda x: F.nll_loss(x, LABELS[:0], reduction="sum"), normal(0, 4))],
+    F.one_hot: [(lambda x: x * F.one_hot(LABELS, 4).astype(bool), normal(5, 4))],
+}  # fmt: skip
