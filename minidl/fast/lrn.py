@@ -20,18 +20,25 @@ def _sums_across(a, out, before, after):
 
 
 @jit
-def _sums_within(a, out, reach):
+def _sums_within(a, out, sideways, reach):
     n, c, h, w = a.shape
     for image in range(n):
         for channel in range(c):
             plane = a[image, channel]
+            sideways[:] = 0
+            for row in range(h):
+                source, target = plane[row], sideways[row]
+                for k in range(max(-reach, 1 - w), min(reach, w - 1) + 1):
+                    first, last = max(0, -k), min(w, w - k)
+                    from_, to = source[first + k : last + k], target[first:last]
+                    for j in range(to.size):
+                        to[j] += from_[j]
             for row in range(h):
                 target = out[image, channel, row]
                 for y in range(max(0, row - reach), min(h, row + reach + 1)):
-                    for k in range(-reach, reach + 1):
-                        first, last = max(0, -k), min(w, w - k)
-                        for j in range(first, last):
-                            target[j] += plane[y, j + k]
+                    source = sideways[y]
+                    for j in range(w):
+                        target[j] += source[j]
 
 
 @jit
@@ -49,7 +56,7 @@ def _power(s, beta, out):
 def _sums(a, within, before, after):
     out = np.zeros_like(a)
     if within:
-        _sums_within(a, out, before)
+        _sums_within(a, out, np.empty(a.shape[2:], a.dtype), before)
     else:
         n, c, h, w = a.shape
         _sums_across(a.reshape(n, c, h * w), out.reshape(n, c, h * w), before, after)

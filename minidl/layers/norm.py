@@ -54,27 +54,27 @@ def normalise_backward(g, x, mean, inverse, weight):
     return dx, dweight, dbias
 
 
-def _forward(x, weight, bias, *, eps, statistics=None):
-    """statistics: (mean, biased variance) of x where somebody has them already, so that they are not taken twice."""
-    mean, variance = channel_statistics(x) if statistics is None else statistics
+def _forward(x, weight, bias, *statistics, eps):
+    """statistics: mean and biased variance of x where somebody has them already, so that they are not taken twice."""
+    mean, variance = statistics or channel_statistics(x)
     inverse = 1 / np.sqrt(variance + eps)
     return normalise(x, mean, inverse, weight, bias), (mean, inverse)
 
 
-def _backward(g, out, saved, needs, x, weight, bias, **options):
+def _backward(g, out, saved, needs, x, weight, bias, *statistics, eps):
     return normalise_backward(g, x, *saved, weight)
 
 
-def _composed(x, weight, bias, *, eps, statistics=None):
+def _composed(x, weight, bias, *statistics, eps):
     axes, shape = _over(x)
     centred = x - x.mean(axes, keepdim=True)
     xhat = centred / np.sqrt(np.square(centred).mean(axes, keepdim=True) + eps)
     return xhat * weight.reshape(shape) + bias.reshape(shape)
 
 
-def _axes(u, shape, x, weight, bias, **kwargs):
-    u.unite(x[1], weight[0])
-    u.unite(x[1], bias[0])
+def _axes(u, shape, x, *per_channel, **kwargs):
+    for ids in per_channel:
+        u.unite(x[1], ids[0])
     return x
 
 
@@ -120,7 +120,7 @@ class _BatchNorm(Module):
         keep = 1 - self.momentum
         self.running_mean = keep * self.running_mean + self.momentum * mean
         self.running_var = keep * self.running_var + self.momentum * (m / (m - 1)) * variance
-        return batch_norm(x, self.weight, self.bias, eps=self.eps, statistics=(mean, variance))
+        return batch_norm(x, self.weight, self.bias, mean, variance, eps=self.eps)
 
     def extra_repr(self) -> str:
         return str(len(self.running_mean)) + (f", ghost={self.ghost}" if self.ghost else "")

@@ -222,6 +222,30 @@ def test_float32_is_close_to_the_float64_oracle(op, arrays, options):
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
 
 
+# The float32 kernels at sizes that are measured, against the float64 oracle: op -> its arrays, its options.
+LARGE = {
+    "batch_norm": ([3 + 2 * normal((32, 16, 16, 16))[0], *normal((16,), (16,))], {"eps": 1e-5}),
+    "layer_norm": ([3 + 2 * normal((100, 512))[0], *normal((512,), (512,))], {"eps": 1e-5}),
+    "local_response_norm": (normal((8, 32, 12, 12)), {"size": 5, "alpha": 0.1}),
+    "avg_pool2d": (normal((16, 16, 17, 19)), {"kernel": 3, "stride": 2, "padding": 1, "ceil_mode": True}),
+    "max_pool2d": (normal((16, 16, 17, 19)), {"kernel": 3, "stride": 2, "padding": 1, "ceil_mode": True}),
+    "gru": ([a / 10 for a in normal(*gru_shapes(20, 20, 100, 100))], {}),
+    "lstm": ([a / 10 for a in normal(*lstm_shapes(20, 20, 100, 100))], {}),
+}
+
+
+@pytest.mark.parametrize("op", LARGE)
+def test_float32_at_measured_sizes_is_close_to_the_float64_oracle(op):
+    before = sum(count for (_, form), count in backend.calls.items() if form == "numba")
+    arrays, options = LARGE[op]
+    rounded = [a.astype(np.float32).astype(np.float64) for a in arrays]
+    single, double = run(op, arrays, options, np.float32, "auto"), run(op, rounded, options, np.float64, "numpy")
+    for a, b in zip((*single[0], *single[1]), (*double[0], *double[1]), strict=True):
+        assert np.max(np.abs(a - b)) <= 2e-5 * max(1, np.max(np.abs(b)))
+    if NUMBA:
+        assert sum(count for (_, form), count in backend.calls.items() if form == "numba") > before
+
+
 @pytest.mark.parametrize("form", ["auto", "numpy", "composed"])
 @pytest.mark.parametrize("op, arrays, options", ALL)
 def test_backward_against_finite_differences(op, arrays, options, form):
