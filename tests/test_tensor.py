@@ -12,6 +12,7 @@ import pytest
 from minidl import Tensor, grad, no_grad, trace
 from minidl import layers as L
 from minidl.errors import GraphError, ShapeError, UnsupportedOp
+from minidl.guard import guard
 
 
 def leaf(*shape, seed=0, dtype=np.float64):
@@ -349,6 +350,114 @@ def test_nested_traces_do_not_mix():
             Tensor([1.0]).log()
         Tensor([1.0]).sqrt()
     assert [n.name for n in outer] == ["exp", "sqrt"] and [n.name for n in inner] == ["log"]
+
+
+# -- hooks -----------------------------------------------------------------------------------------------------------
+def test_a_hook_sees_the_whole_gradient_of_a_result_and_may_replace_it():
+    x = Tensor(np.array([1.0, 2.0]), requires_grad=True)
+    y, seen = x * 3, []
+    y.register_hook(lambda g: seen.append(g.copy()))
+    y.register_hook(lambda g: g * 10)
+    (y * y + y).sum().backward()
+    assert [g.tolist() for g in seen] == [[7, 13]]  # 2 y + 1, once
+    assert x.grad.tolist() == [210, 390]
+
+
+def test_a_hook_of_a_leaf_runs_once_when_its_gradient_is_complete():
+    x, seen = Tensor(np.array([2.0]), requires_grad=True), []
+    x.register_hook(lambda g: seen.append(g.item()) or g / 2)
+    (x * x + x).sum().backward()
+    assert seen == [5] and x.grad.tolist() == [2.5]
+    assert grad((x * 4).sum(), [x])[0].tolist() == [2]
+    x.backward(np.array([6.0]))
+    assert x.grad.tolist() == [5.5]
+
+
+def test_a_removed_hook_is_not_called():
+    x, seen = leaf(2), []
+    y = x * 2
+    for t in (x, y):
+        t.register_hook(seen.append).remove()
+    y.sum().backward()
+    assert seen == []
+
+
+def test_a_hook_of_a_kernel_op_with_several_results_belongs_to_its_result():
+    rng = np.random.default_rng(0)
+    lstm, seen = L.LSTM(3, 2, rng=rng), []
+    y, (h, c) = lstm(Tensor(rng.standard_normal((4, 1, 3)).astype(np.float32)))
+    c.register_hook(lambda g: seen.append(g.shape))
+    (y.sum() + c.sum()).backward()
+    assert seen == [(1, 2)]
+
+
+def test_after_accumulation_hooks_run_as_the_walk_goes_and_see_the_sum():
+    first, second, order = leaf(2), leaf(2, seed=1), []
+    first.grad = np.ones(2)
+    first.register_post_accumulate_grad_hook(lambda t: order.append(("first", t.grad.copy())))
+    second.register_post_accumulate_grad_hook(lambda t: order.append(("second", t.grad.copy())))
+    middle = first * 2
+    middle.register_hook(lambda g: order.append(("middle", g)))
+    (middle * second).sum().backward()
+    assert [name for name, _ in order] == ["second", "middle", "first"]  # the last layer's gradient is there first
+    np.testing.assert_allclose(order[2][1], 1 + 2 * second.data)
+
+
+def test_hooks_receive_tensors_with_create_graph():
+    x, seen = leaf(2), []
+    y = x * x
+    y.register_hook(lambda g: seen.append(g))
+    (dx,) = grad((y * y).sum(), [x], create_graph=True)
+    assert isinstance(seen[0], Tensor) and seen[0].requires_grad
+    np.testing.assert_allclose(grad(dx.sum(), [x])[0], 12 * x.data**2)
+
+
+def test_hooks_refuse_where_they_would_never_be_called():
+    with pytest.raises(GraphError, match="no gradient will come here"):
+        Tensor([1.0]).register_hook(print)
+    with pytest.raises(GraphError, match="takes a leaf"):
+        (leaf(2) * 2).register_post_accumulate_grad_hook(print)
+    with pytest.raises(GraphError, match="is for leaves"):
+        (leaf(2) * 2).requires_grad_(False)
+
+
+# -- arrays that a graph needs ---------------------------------------------------------------------------------------
+def test_a_write_into_a_saved_array_is_named():
+    x, w = leaf(3), leaf(3, seed=1)
+    with guard():
+        loss = np.exp(x * w).sum()
+    w.data *= 0.9
+    with pytest.raises(GraphError, match=r"argument 1 of multiply \(x \* y\), shape \(3,\), was written into"):
+        loss.backward()
+
+
+def test_a_write_into_a_result_or_into_what_an_op_saved_is_named():
+    x = leaf(3)
+    with guard():
+        y = np.exp(x)
+        loss = y.sum()
+    y.data[0] = 7
+    with pytest.raises(GraphError, match="argument 0 of sum"):
+        loss.backward()
+    with guard():
+        loss = L.softmax_cross_entropy(leaf(2, 3), np.array([0, 1])).sum()
+    loss.node.args[0].node.saved[0][0, 0] += 3
+    with pytest.raises(GraphError, match="what its forward saved for softmax_cross_entropy"):
+        loss.backward()
+
+
+def test_replacing_data_and_writing_after_backward_are_allowed():
+    x, w = leaf(3), leaf(3, seed=1)
+    with trace() as tape, guard():
+        loss = (x * w).sum()
+    assert [n.name for n in tape] == ["multiply", "sum"]
+    w.data = w.data * 2  # the graph keeps the array it was recorded with
+    loss.backward()
+    np.testing.assert_allclose(x.grad, w.data / 2)
+    w.data *= 0
+    loss = (x * w).sum()  # outside the block nothing is watched
+    w.data += 1
+    loss.backward()
 
 
 # -- memory and size -------------------------------------------------------------------------------------------------
