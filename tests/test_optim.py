@@ -210,3 +210,15 @@ def test_caffes_inv_policy_gives_the_rates_of_its_lenet_log():
 def test_chained_refuses_a_gap_at_the_start():
     with pytest.raises(InputError, match=r"the first steps \[3\] must start at 0 and rise"):
         chained((3, inv(1, 1, 1)))
+
+
+@pytest.mark.parametrize("make", [lambda p: SGD(p, 0.5, momentum=0.9), Adam, RMSprop])
+def test_a_parameter_without_axes_stays_an_array(make):
+    p = parameter(2.0, 3.0)
+    optimizer = make([p])
+    for _ in range(2):
+        clip_grad_norm([p], 1.0)
+        clip_grad_value([p], 0.5)
+        optimizer.step()
+    assert type(p.data) is type(p.grad) is np.ndarray and p.data.shape == () and p.data.dtype == np.float32
+    assert optimizer.param_groups is optimizer.groups

@@ -22,8 +22,10 @@ from minidl.tensor import Op, Tensor
 
 def pooled_size(size: int, kernel: int, stride: int, padding: int, ceil_mode: bool = False) -> int:
     """How many pooling windows lie along one axis."""
-    out = output_size(size + ceil_mode * (stride - 1), kernel, stride, padding)
-    return out - 1 if ceil_mode and (out - 1) * stride >= size + padding else out
+    if not ceil_mode or size + 2 * padding + stride <= kernel:  # where not even that fits, the error says so
+        return output_size(size, kernel, stride, padding)
+    out = output_size(size + stride - 1, kernel, stride, padding)
+    return out - 1 if (out - 1) * stride >= size + padding else out
 
 
 def edges(shape, counts, kernel, stride, padding):

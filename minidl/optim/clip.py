@@ -28,7 +28,7 @@ def _norm(p) -> float:
 def clip_grad_value(params, limit: float) -> None:
     """Bound every element of every gradient to [-limit, limit]; NaN passes."""
     for p in _with_gradient(params, limit):
-        p.grad = np.clip(p.grad, -float(limit), float(limit))
+        p.grad = np.asarray(np.clip(p.grad, -float(limit), float(limit)))
 
 
 def clip_grad_norm_each(params, limit: float) -> list[float]:
@@ -37,7 +37,7 @@ def clip_grad_norm_each(params, limit: float) -> list[float]:
     norms = [_norm(p) for p in members]
     for p, norm in zip(members, norms, strict=True):
         if norm > limit:
-            p.grad = p.grad * (float(limit) / norm)
+            p.grad = np.asarray(p.grad * (float(limit) / norm))
     return norms
 
 
@@ -50,5 +50,5 @@ def clip_grad_norm(params, limit: float) -> float:
     norm = float(np.sqrt(sum(_norm(p) ** 2 for p in members)))
     if norm > limit:
         for p in members:
-            p.grad = p.grad * (float(limit) / norm)
+            p.grad = np.asarray(p.grad * (float(limit) / norm))
     return norm

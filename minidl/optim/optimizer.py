@@ -31,6 +31,7 @@ class Optimizer:
     """
 
     lr = option("lr")
+    param_groups = property(lambda self: self.groups)  # PyTorch's name
 
     def __init__(self, params, **options):
         params = list(params)
@@ -75,7 +76,7 @@ class Optimizer:
             plain = {name: v.item() if isinstance(v, np.generic) else v for name, v in group.items()}  # keeps dtypes
             for p in group["params"]:
                 if p.grad is not None:
-                    p.data = self.update(p.data, np.asarray(p.grad), plain, self.state[k])
+                    p.data = np.asarray(self.update(p.data, np.asarray(p.grad), plain, self.state[k]))
                 k += 1
         self.steps += 1
 

@@ -194,12 +194,14 @@ def test_hand_written_equals_composed(op, arrays, options):
 
 @needs_numba
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float32, 3e-6)], ids=["float64", "float32"])
+@pytest.mark.parametrize("form", ["auto", "numba"])
 @pytest.mark.parametrize("op, arrays, options", ALL)
-def test_numba_equals_numpy(op, arrays, options, dtype, tolerance):
-    agree(run(op, arrays, options, dtype, form="auto"), run(op, arrays, options, form="numpy", dtype=dtype), tolerance)
+def test_numba_equals_numpy(op, arrays, options, form, dtype, tolerance):
+    agree(run(op, arrays, options, dtype, form=form), run(op, arrays, options, form="numpy", dtype=dtype), tolerance)
 
 
 @needs_numba
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize("op, kernel", [("conv2d", "im2col"), ("conv2d", "col2im"), ("embedding", "add_rows"),
                          ("max_pool2d", "max_of_windows"), ("max_pool2d", "scatter_to_winners"), ("lstm", "lstm_cell"),
                          ("lstm", "lstm_cell_backward"), ("gru", "gru_cell"), ("gru", "gru_cell_backward"),
@@ -208,9 +210,9 @@ def test_numba_equals_numpy(op, arrays, options, dtype, tolerance):
                          ("batch_norm", "normalise_backward"), ("layer_norm", "normalise_rows"),
                          ("layer_norm", "normalise_rows_backward"), ("local_response_norm", "lrn_forward"),
                          ("local_response_norm", "lrn_backward")])  # fmt: skip
-def test_the_counter_shows_that_numba_ran(op, kernel):
+def test_the_counter_shows_that_numba_ran(op, kernel, dtype):
     before = backend.calls[kernel, "numba"]
-    run(op, *CASES[op][0][1:], np.float32, "auto")
+    run(op, *CASES[op][0][1:], dtype, "numba")
     assert backend.calls[kernel, "numba"] > before
 
 

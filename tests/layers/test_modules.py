@@ -43,6 +43,7 @@ def normal(*shape):
         (lambda: L.Conv1d(2, 4, 3, rng=rng())(normal(1, 3, 5)), ShapeError, ["(1, 3, 1, 5)", "(4, 2, 1, 3)"]),
         (lambda: L.Conv1d(3, 4, 3, groups=2, rng=rng()), ShapeError, ["3 and 4 channels", "2 groups"]),
         (lambda: L.AvgPool2d(3, padding=2)(normal(1, 1, 4, 4)), ShapeError, ["kernel 3", "padding 2"]),
+        (lambda: L.AvgPool2d(9, 2, ceil_mode=True)(normal(1, 1, 3, 3)), ShapeError, ["window of 9", "axis of 3"]),
         (lambda: L.AvgPool2d(3)(normal(4, 4)), ShapeError, ["avg_pool2d", "(4, 4)", "(N, C, H, W)"]),
         (lambda: L.MaxPool2d(3)(normal(4, 4, 4)), ShapeError, ["max_pool2d", "(4, 4, 4)", "(N, C, H, W)"]),
         (lambda: L.MaxPool2d(16)(normal(1, 1, 20, 20)), ShapeError, ["kernel 16", "at most 15"]),

@@ -9,7 +9,14 @@ from minidl import Tensor, backend
 from minidl import layers as L
 from minidl.errors import InputError, ShapeError
 
-FORMS = ["numpy", "composed", "auto"]
+try:
+    import numba  # noqa: F401
+
+    import minidl.fast  # noqa: F401
+
+    FORMS = ["numpy", "composed", "numba"]
+except ImportError:
+    FORMS = ["numpy", "composed"]
 
 
 def rng():
