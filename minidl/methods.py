@@ -72,6 +72,10 @@ class Methods:
     __slots__ = ()
     data: np.ndarray
 
+    def __getattr__(self, name):  # called only for what is not here
+        why = "nothing here works in place" if name.endswith("_") and not name.startswith("_") else "it is not recorded"
+        raise AttributeError(f"Tensor has no {name!r}: {why}; t.detach().numpy() gives the values")
+
     # -- elementwise --------------------------------------------------------------------------------------------------
     exp, exp2, expm1 = map(_unary, (np.exp, np.exp2, np.expm1))
     log, log2, log10, log1p = map(_unary, (np.log, np.log2, np.log10, np.log1p))

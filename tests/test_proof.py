@@ -6,12 +6,15 @@ import functools
 import types
 
 import pytest
-from golden_cases import CASES
+from golden_cases import CASES as FIRST_CASES
+from golden_layers import CASES as LAYER_CASES
 from specs import FUNCTIONS, METHODS, RULES
 
 from minidl import Tensor, backend, functional, rules, trace
 from minidl.methods import Methods
 from minidl.tensor import Op
+
+CASES = FIRST_CASES | LAYER_CASES
 
 # questions about a Tensor, other names, and doors to what is proved elsewhere
 NOT_DIFFERENTIATED = {"eq", "ne", "lt", "le", "gt", "ge", "argmax", "argmin", "long"}

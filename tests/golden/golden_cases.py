@@ -378,6 +378,12 @@ for r in ("mean", "none"):
     )  # fmt: skip
 PROBABILITIES = lambda z: z.detach() * 0 + 0.25
 
+both(
+    "F.adaptive_avg_pool2d",
+    normal((2, 3, 5, 4)),
+    lambda F, x: F.adaptive_avg_pool2d(x, (2, 3)) * F.adaptive_avg_pool2d(x, 1),
+)
+
 # -- optimizers: five steps on the same gradients, the rate changed before the fourth --------------------------------
 SGD: dict[str, dict] = {
     "plain": {},

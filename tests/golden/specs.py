@@ -290,3 +290,14 @@ FUNCTIONS |= {
          (lambda x: F.nll_loss(x, LABELS[:0], reduction="sum"), normal(0, 4))],
     F.one_hot: [(lambda x: x * F.one_hot(LABELS, 4).astype(bool), normal(5, 4))],
 }  # fmt: skip
+
+FUNCTIONS |= {
+    F.conv1d: [
+        (lambda x, w, b: F.conv1d(x, w, b, stride=2, padding=1), normal(2, 3, 5), normal(2, 3, 3), normal(2)),
+        (lambda x, w: F.conv1d(x, w), normal(0, 1, 3), normal(1, 1, 2)),
+    ],
+    F.adaptive_avg_pool2d: [
+        (lambda x: F.adaptive_avg_pool2d(x, (2, 3)), normal(2, 1, 5, 4)),
+        (lambda x: F.adaptive_avg_pool2d(x, 1), normal(0, 1, 3, 2)),
+    ],
+}
