@@ -20,8 +20,8 @@ from minidl import backend
 ROOT = Path(minidl.__file__).parent
 REPOSITORY = ROOT.parent
 HEART = (  # what a training step needs and what explains it; the tools beside it are guard, locate and explain_html
-    "tensor.py", "rules.py", "methods.py", "numpy_names.py", "activations.py", "losses.py", "gradcheck.py", "explain.py",
-    "layers", "optim", "train.py",
+    "tensor.py", "rules.py", "methods.py", "numpy_names.py", "activations.py", "losses.py", "gradcheck.py",
+    "explain.py", "layers", "optim", "train.py",
 )  # fmt: skip
 CHAPTERS = ("sparsity", "ternary", "smoothout")
 
