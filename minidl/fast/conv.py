@@ -1,5 +1,11 @@
 """Numba twins of minidl/layers/conv.py: the copies into columns and back, row by row, without temporaries.
 
+Which kernel a convolution gets depends on its shape:
+
+    3 x 3, stride 1, one group     straight from the image, see conv3x3.py
+    columns of more than KEEP      a few images at a time, so that their columns stay in the cache; none are kept
+    the rest                       the NumPy form, with the columns of the whole batch
+
 `down`, `above` and `dilation_down` are stride, padding and dilation along the height; the others run along the width.
 """
 
@@ -7,8 +13,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from minidl.fast import conv3x3
 from minidl.fast.jit import jit
-from minidl.layers.conv import output_size
+from minidl.layers.conv import _rows, output_size
+
+KEEP = 1 << 20  # bytes of the columns of a whole batch
+BLOCK = 1 << 19  # bytes of columns at a time
 
 
 @jit
@@ -83,3 +93,68 @@ def col2im(cols, shape, stride, padding, dilation):
     x = np.zeros(shape, cols.dtype)
     _col2im(cols, x, *stride, *padding, *dilation)
     return x
+
+
+def _images_at_a_time(shape, kernel, sizes, itemsize):
+    """How many images have columns of BLOCK bytes, or None where those of the whole batch are fewer than KEEP."""
+    size = int(np.prod([shape[1], *kernel, *sizes])) * itemsize
+    return max(1, BLOCK // size) if shape[0] * size > KEEP else None
+
+
+def _columns(x, images, kernel, sizes, stride, padding, dilation):
+    """(which images, their columns) for a few images at a time."""
+    x = np.ascontiguousarray(x)
+    for first in range(0, len(x), images):
+        part = x[first : first + images]
+        cols = np.empty((x.shape[1], *kernel, len(part), *sizes), x.dtype)
+        _im2col(part, cols, *stride, *padding, *dilation)
+        yield slice(first, first + len(part)), cols
+
+
+def conv_forward(x, weight, bias, stride, padding, dilation, groups):
+    kernel, o = weight.shape[2:], len(weight)
+    if conv3x3.handles(kernel, stride, padding, dilation, groups, x, weight):
+        return conv3x3.correlate(x, weight, bias, padding), None
+    sizes = tuple(map(output_size, x.shape[2:], kernel, stride, padding, dilation))
+    images = _images_at_a_time(x.shape, kernel, sizes, x.itemsize)
+    if images is None or x.dtype != weight.dtype:
+        return NotImplemented
+    filters = weight.reshape(groups, o // groups, -1)
+    y = np.empty((len(x), o, *sizes), x.dtype)
+    for some, cols in _columns(x, images, kernel, sizes, stride, padding, dilation):
+        rows = filters @ cols.reshape(groups, filters.shape[2], -1)
+        y[some] = rows.reshape(o, -1, *sizes).transpose(1, 0, 2, 3)
+    if bias is not None:
+        y += bias[:, None, None]
+    return y, None
+
+
+def conv_backward_data(g, weight, shape, stride, padding, dilation, groups):
+    kernel, o = weight.shape[2:], len(weight)
+    if conv3x3.handles(kernel, stride, padding, dilation, groups, g, weight):
+        return conv3x3.backward_data(g, weight, padding)
+    images = _images_at_a_time(shape, kernel, g.shape[2:], g.itemsize)
+    if images is None or g.dtype != weight.dtype:
+        return NotImplemented
+    turned = weight.reshape(groups, o // groups, -1).transpose(0, 2, 1)
+    dx = np.zeros(shape, g.dtype)
+    for first in range(0, len(g), images):
+        part = g[first : first + images]
+        dcols = (turned @ _rows(part, groups)).reshape(shape[1], *kernel, len(part), *g.shape[2:])
+        _col2im(dcols, dx[first : first + images], *stride, *padding, *dilation)
+    return dx
+
+
+def conv_backward_weight(g, x, cols, kernel, stride, padding, dilation, groups):
+    if cols is not None:
+        return NotImplemented
+    if conv3x3.handles(kernel, stride, padding, dilation, groups, g, x):
+        return conv3x3.backward_weight(g, x, padding)
+    images = _images_at_a_time(x.shape, kernel, g.shape[2:], x.itemsize)
+    if images is None or g.dtype != x.dtype:
+        return NotImplemented
+    o, per_group = g.shape[1], x.shape[1] // groups
+    dweight = np.zeros((groups, o // groups, per_group * kernel[0] * kernel[1]), x.dtype)
+    for some, cols in _columns(x, images, kernel, g.shape[2:], stride, padding, dilation):
+        dweight += _rows(g[some], groups) @ cols.reshape(groups, dweight.shape[2], -1).transpose(0, 2, 1)
+    return dweight.reshape(o, per_group, *kernel)

@@ -80,14 +80,14 @@ def col2im(cols, shape, stride, padding, dilation):
     return image[:, :, above : above + h, left : left + w].transpose(1, 0, 2, 3)
 
 
-def _forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
-    o, per_group = weight.shape[:2]
-    if x.ndim != 4 or x.shape[1] != per_group * groups:
-        raise ShapeError(
-            f"conv2d: x has shape {x.shape}, the weight {weight.shape} with groups={groups} takes (N, "
-            f"{per_group * groups}, H, W); their channels must agree"
-        )
-    cols = im2col(x, weight.shape[2:], pair(stride), pair(padding), pair(dilation))
+@twin
+def conv_forward(x, weight, bias, stride, padding, dilation, groups):
+    """(y, the columns it was made from, which conv_backward_weight takes, or None where they were not kept).
+
+    stride, padding, dilation: pairs. bias: (O,) or None.
+    """
+    o = weight.shape[0]
+    cols = im2col(x, weight.shape[2:], stride, padding, dilation)
     n, p, q = cols.shape[3:]
     y = weight.reshape(groups, o // groups, -1) @ cols.reshape(groups, weight[0].size, n * p * q)
     y = y.reshape(o, n, p, q)
@@ -96,17 +96,48 @@ def _forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1)
     return np.ascontiguousarray(y.transpose(1, 0, 2, 3)), cols
 
 
+@twin
+def conv_backward_data(g, weight, shape, stride, padding, dilation, groups):
+    """dL/dx = col2im(W^T g).  g: (N, O, P, Q) -> shape: (N, C, H, W)."""
+    n, o, p, q = g.shape
+    dcols = weight.reshape(groups, o // groups, -1).transpose(0, 2, 1) @ _rows(g, groups)
+    return col2im(dcols.reshape(shape[1], *weight.shape[2:], n, p, q), shape, stride, padding, dilation)
+
+
+@twin
+def conv_backward_weight(g, x, cols, kernel, stride, padding, dilation, groups):
+    """dL/dW = g cols^T, with conv_forward's columns, or copied again where they are None. kernel: (K, L)."""
+    if cols is None:
+        cols = im2col(x, kernel, stride, padding, dilation)
+    per_group = x.shape[1] // groups
+    rows = _rows(g, groups)
+    dweight = rows @ cols.reshape(groups, per_group * kernel[0] * kernel[1], rows.shape[-1]).transpose(0, 2, 1)
+    return dweight.reshape(g.shape[1], per_group, *kernel)
+
+
+def _rows(g, groups):  # (groups, O / groups, N P Q)
+    o = g.shape[1]
+    return np.ascontiguousarray(g.transpose(1, 0, 2, 3)).reshape(groups, o // groups, g.size // o)
+
+
+def _forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
+    if x.ndim != 4 or x.shape[1] != weight.shape[1] * groups:
+        raise ShapeError(
+            f"conv2d: x has shape {x.shape}, the weight {weight.shape} with groups={groups} takes (N, "
+            f"{weight.shape[1] * groups}, H, W); their channels must agree"
+        )
+    return conv_forward(x, weight, bias, pair(stride), pair(padding), pair(dilation), groups)
+
+
 def _backward(g, out, cols, needs, x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
-    o = weight.shape[0]
-    rows = np.ascontiguousarray(g.transpose(1, 0, 2, 3)).reshape(groups, o // groups, g.size // o)
+    options = pair(stride), pair(padding), pair(dilation), groups
     dx = dweight = dbias = None
     if needs[0]:
-        dcols = weight.reshape(groups, o // groups, -1).transpose(0, 2, 1) @ rows
-        dx = col2im(dcols.reshape(cols.shape), x.shape, pair(stride), pair(padding), pair(dilation))
+        dx = conv_backward_data(g, weight, x.shape, *options)
     if needs[1]:
-        dweight = (rows @ cols.reshape(groups, weight[0].size, rows.shape[-1]).transpose(0, 2, 1)).reshape(weight.shape)
+        dweight = conv_backward_weight(g, x, cols, weight.shape[2:], *options)
     if bias is not None and needs[2]:
-        dbias = rows.sum(-1).reshape(o)
+        dbias = g.sum((0, 2, 3))
     return dx, dweight, dbias
 
 

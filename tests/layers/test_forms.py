@@ -202,7 +202,8 @@ def test_numba_equals_numpy(op, arrays, options, form, dtype, tolerance):
 
 @needs_numba
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize("op, kernel", [("conv2d", "im2col"), ("conv2d", "col2im"), ("embedding", "add_rows"),
+@pytest.mark.parametrize("op, kernel", [("conv2d", "conv_forward"), ("conv2d", "conv_backward_data"),
+                         ("conv2d", "conv_backward_weight"), ("embedding", "add_rows"),
                          ("max_pool2d", "max_of_windows"), ("max_pool2d", "scatter_to_winners"), ("lstm", "lstm_cell"),
                          ("lstm", "lstm_cell_backward"), ("gru", "gru_cell"), ("gru", "gru_cell_backward"),
                          ("avg_pool2d", "mean_of_windows"), ("avg_pool2d", "spread_to_windows"),
