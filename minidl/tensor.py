@@ -149,8 +149,8 @@ def backpropagate(
     found: dict = {}
     for node in reversed(order):
         several = isinstance(node.out, tuple)
-        g = tuple(pending.pop((id(node), i), None) for i in range(len(node.out) if several else 1))
-        if any(part is not None for part in g):
+        g = tuple([pending.pop((id(node), i), None) for i in range(len(node.out) if several else 1)])
+        if g[0] is not None or any([part is not None for part in g]):
             if node.values is None:
                 raise GraphError(
                     f"backward a second time through {node.name}: its saved arrays were freed by the first; "
@@ -162,7 +162,7 @@ def backpropagate(
                 found |= {(id(node), i): p for i, p in enumerate(g) if p is not None and (id(node), i) in wanted}
             for arg, part in _vjps(node, g if several else g[0], create_graph):
                 key = _key(arg)
-                if arg.node is None and not create_graph and (any(part is x for x in g) or part.base is not None):
+                if arg.node is None and not create_graph and (part.base is not None or any([part is x for x in g])):
                     part = part.copy()  # a leaf owns its gradient: nobody else may see it change
                 pending[key] = pending[key] + part if key in pending else part
             if not (retain_graph or create_graph):
@@ -170,7 +170,7 @@ def backpropagate(
         for leaf in last.get(id(node), ()):
             key = _key(leaf)
             if key in pending and (leaves is None or key in wanted):
-                pending[key] = found[key] = _hooked([f for f, after in leaf.hooks or () if not after], pending[key])
+                pending[key] = found[key] = leaf._arrived(pending[key]) if leaf.hooks else pending[key]
                 if arrived is not None:
                     arrived(leaf, found[key])
     return found | {key: g for key, g in pending.items() if key in wanted or not order}
@@ -341,12 +341,17 @@ class Tensor(Methods):
         options = dict(create_graph=create_graph, retain_graph=retain_graph)
         found = backpropagate([self], [Tensor(g) if create_graph else g], arrived=Tensor._accumulate, **options)
         if self.node is None:
-            self._accumulate(_hooked([f for f, after in self.hooks or () if not after], found[_key(self)]))
+            self._accumulate(self._arrived(found[_key(self)]))
+
+    def _arrived(self, g):
+        return _hooked([f for f, after in self.hooks or () if not after], g)
 
     def _accumulate(self, g) -> None:
         total = g if self.grad is None else self.grad + g
-        self.grad = total if isinstance(total, Tensor) else np.asarray(total)  # NumPy makes 0-d arrays numbers
-        for hook in [f for f, after in self.hooks or () if after]:
+        self.grad = (
+            total if isinstance(total, (np.ndarray, Tensor)) else np.asarray(total)
+        )  # NumPy makes 0-d arrays numbers
+        for hook in [f for f, after in self.hooks if after] if self.hooks else ():
             hook(self)
 
     def register_hook(self, hook: Callable):

@@ -55,14 +55,16 @@ def cross_entropy(
     logits: (B, V) or (B, V, ...), labels: (B,) or (B, ...) integers in 0..V-1, or probabilities of the logits' shape;
     weight: (V,). A row labelled ignore_index counts nothing. Raises ShapeError, InputError.
     """
-    labels = np.asarray(getattr(labels, "data", labels))
+    labels = np.asarray(labels.data if isinstance(labels, Tensor) else labels)
     if labels.dtype.kind == "f" or logits.ndim != 2 or labels.shape != logits.shape[:1]:
         return _general(logits, labels, weight, ignore_index, reduction, label_smoothing)
     classes, keep = logits.shape[1], None
-    if ignore_index >= 0 or (labels.size and labels.min() < 0):
+    least = labels.min() if labels.size else 0
+    if ignore_index >= 0 or least < 0:
         keep = labels != ignore_index
         labels = np.where(keep, labels, 0)
-    if labels.size and not (0 <= labels.min() and labels.max() < classes):
+        least = labels.min() if labels.size else 0
+    if labels.size and not (0 <= least and labels.max() < classes):
         raise InputError(f"labels run from {labels.min()} to {labels.max()}, the logits have {classes} classes")
     rows = softmax_cross_entropy(logits, labels)
     if weight is None and keep is None and not label_smoothing:
