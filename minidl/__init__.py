@@ -16,6 +16,7 @@ Everything else is optional and can be deleted: fast/ (Numba twins), claims/ (th
 """
 
 from minidl.tensor import Tensor, grad, no_grad, trace
+from minidl.use import use
 
 __version__ = "0.1.0"
-__all__ = ["Tensor", "__version__", "grad", "no_grad", "trace"]
+__all__ = ["Tensor", "__version__", "grad", "no_grad", "trace", "use"]
