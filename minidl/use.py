@@ -128,7 +128,8 @@ def _call(report: Report, name: str, kind: str, registered: Callable, mine: Call
         key = name, _signature(args), _signature(sorted(kwargs.items()))
         row, theirs = report.rows.get(key), None
         if row is None:
-            row = report.rows[key] = Row(name, " ".join(str(s).replace(" ", "") for s in _shapes(args)))
+            shown = (args[0], *args[4:]) if kind == "backward" else args  # not what forward gave and saved
+            row = report.rows[key] = Row(name, " ".join(str(s).replace(" ", "") for s in _shapes(shown)))
             theirs = _measure(report, row, kind, registered, args, kwargs)
         begin = time.perf_counter()
         result = mine(*args, **kwargs)
@@ -158,7 +159,7 @@ def _measure(report: Report, row: Row, kind: str, registered: Callable, args, kw
     if _numba_calls() > before:
         row.ms["Numba"] = milliseconds
     else:
-        report.notes.add(f"Numba's time is left out for {row.name}: it has no form of it here")
+        report.notes.add(f"Numba's time is left out where it has no form for these arguments: {row.name} {row.shapes}")
     _pytorch(report, row, kind, args, kwargs)
     results = _results(kind, result, args)
     row.expected = [None if r is None else (r.shape, r.dtype) for r in results]
