@@ -2,7 +2,7 @@
 
 Which kernel a convolution gets depends on its shape:
 
-    3 x 3, stride 1, one group     straight from the image, see conv3x3.py
+    3 x 3, stride 1, one group     straight from the image, see conv3x3.py; for many channels by winograd.py
     columns of more than KEEP      a few images at a time, so that their columns stay in the cache; none are kept
     the rest                       the NumPy form, with the columns of the whole batch
 
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minidl.fast import conv3x3
+from minidl.fast import conv3x3, winograd
 from minidl.fast.jit import jit
 from minidl.layers.conv import _rows, output_size
 
@@ -111,10 +111,16 @@ def _columns(x, images, kernel, sizes, stride, padding, dilation):
         yield slice(first, first + len(part)), cols
 
 
+def _correlate_3x3(x, weight, bias, padding):
+    sizes = (size + 2 * pad - 2 for size, pad in zip(x.shape[2:], padding, strict=True))
+    way = winograd if winograd.handles(*weight.shape[:2], *sizes) else conv3x3
+    return way.correlate(x, weight, bias, padding)
+
+
 def conv_forward(x, weight, bias, stride, padding, dilation, groups):
     kernel, o = weight.shape[2:], len(weight)
     if conv3x3.handles(kernel, stride, padding, dilation, groups, x, weight):
-        return conv3x3.correlate(x, weight, bias, padding), None
+        return _correlate_3x3(x, weight, bias, padding), None
     sizes = tuple(map(output_size, x.shape[2:], kernel, stride, padding, dilation))
     images = _images_at_a_time(x.shape, kernel, sizes, x.itemsize)
     if images is None or x.dtype != weight.dtype:
@@ -132,7 +138,8 @@ def conv_forward(x, weight, bias, stride, padding, dilation, groups):
 def conv_backward_data(g, weight, shape, stride, padding, dilation, groups):
     kernel, o = weight.shape[2:], len(weight)
     if conv3x3.handles(kernel, stride, padding, dilation, groups, g, weight):
-        return conv3x3.backward_data(g, weight, padding)
+        turned = weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)  # dL/dx: g, correlated with the filters turned around
+        return _correlate_3x3(g, turned, None, (2 - padding[0], 2 - padding[1]))
     images = _images_at_a_time(shape, kernel, g.shape[2:], g.itemsize)
     if images is None or g.dtype != weight.dtype:
         return NotImplemented

@@ -179,12 +179,6 @@ def correlate(x, weight, bias, padding):
     return y
 
 
-def backward_data(g, weight, padding):
-    """dL/dx: the gradient, correlated with the filters turned around."""
-    turned = weight[:, :, ::-1, ::-1].transpose(1, 0, 2, 3)
-    return correlate(g, turned, None, (2 - padding[0], 2 - padding[1]))
-
-
 def backward_weight(g, x, padding):
     """dL/dweight[o,c,k,l]: the product of plane o of the gradient with plane c of the image, moved by (k, l)."""
     n, c, h, w = x.shape

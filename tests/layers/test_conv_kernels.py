@@ -11,6 +11,7 @@ from minidl.layers.conv import conv2d
 
 pytest.importorskip("numba")
 conv3x3 = pytest.importorskip("minidl.fast.conv3x3")
+winograd = pytest.importorskip("minidl.fast.winograd")
 fast = importlib.import_module("minidl.fast.conv")
 threads = importlib.import_module("minidl.fast.pool_of_threads")
 
@@ -77,6 +78,23 @@ def test_threads_change_nothing_but_the_order_of_sums(case, monkeypatch):
     monkeypatch.setattr(threads, "WORTH", 1)
     monkeypatch.setattr(threads, "get_num_threads", lambda: 3)
     agree(gradients(*case, "auto"), gradients(*case, "numpy"), 1e-12, np.float64)
+
+
+@pytest.mark.parametrize("tiles", [1 << 14, 100])
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("case", DIRECT, ids=str)
+def test_winograds_way_is_the_same_function(case, count, tiles, monkeypatch):
+    monkeypatch.setattr(winograd, "TILES", tiles)
+    monkeypatch.setattr(winograd, "handles", lambda *sizes: True)
+    monkeypatch.setattr(threads, "WORTH", 1)
+    for module in (threads, winograd):
+        monkeypatch.setattr(module, "get_num_threads", lambda: count)
+    agree(gradients(*case, "auto"), gradients(*case, "numpy"), 1e-12, np.float64)
+
+
+def test_which_way_goes_by_the_channels_and_the_size():
+    assert winograd.handles(32, 32, 16, 16) and winograd.handles(64, 64, 8, 8)
+    assert not winograd.handles(16, 32, 16, 16) and not winograd.handles(64, 64, 112, 112)
 
 
 # ResNet-20's and LeNet's convolutions with fewer images, in float32 against the float64 oracle.
