@@ -39,7 +39,7 @@ class Block(Module):
             return self.bn3(self.conv3(x))
         if self.stride > 1:
             x = x[:, :, :: self.stride, :: self.stride]
-        return np.pad(x, ((0, 0), (0, self.extra), (0, 0), (0, 0))) if self.extra else x
+        return x.pad((0, 0, 0, 0, 0, self.extra)) if self.extra else x
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.bn1(self.conv1(x)).relu()
