@@ -15,6 +15,7 @@ import numpy as np
 
 from minidl.fast import conv3x3, winograd
 from minidl.fast.jit import jit
+from minidl.fast.pool_of_threads import in_parts
 from minidl.layers.conv import _rows, output_size
 
 KEEP = 1 << 20  # bytes of the columns of a whole batch
@@ -101,14 +102,13 @@ def _images_at_a_time(shape, kernel, sizes, itemsize):
     return max(1, BLOCK // size) if shape[0] * size > KEEP else None
 
 
-def _columns(x, images, kernel, sizes, stride, padding, dilation):
-    """(which images, their columns) for a few images at a time."""
-    x = np.ascontiguousarray(x)
-    for first in range(0, len(x), images):
-        part = x[first : first + images]
+def _columns(x, first, last, images, kernel, sizes, stride, padding, dilation):
+    """(which images, their columns) for a few images at a time, from first to last."""
+    for begin in range(first, last, images):
+        part = x[begin : min(begin + images, last)]
         cols = np.empty((x.shape[1], *kernel, len(part), *sizes), x.dtype)
         _im2col(part, cols, *stride, *padding, *dilation)
-        yield slice(first, first + len(part)), cols
+        yield slice(begin, begin + len(part)), cols
 
 
 def _correlate_3x3(x, weight, bias, padding):
@@ -126,10 +126,14 @@ def conv_forward(x, weight, bias, stride, padding, dilation, groups):
     if images is None or x.dtype != weight.dtype:
         return NotImplemented
     filters = weight.reshape(groups, o // groups, -1)
-    y = np.empty((len(x), o, *sizes), x.dtype)
-    for some, cols in _columns(x, images, kernel, sizes, stride, padding, dilation):
-        rows = filters @ cols.reshape(groups, filters.shape[2], -1)
-        y[some] = rows.reshape(o, -1, *sizes).transpose(1, 0, 2, 3)
+    x, y = np.ascontiguousarray(x), np.empty((len(x), o, *sizes), x.dtype)
+
+    def part(_, first, last):
+        for some, cols in _columns(x, first, last, images, kernel, sizes, stride, padding, dilation):
+            rows = filters @ cols.reshape(groups, filters.shape[2], -1)
+            y[some] = rows.reshape(o, -1, *sizes).transpose(1, 0, 2, 3)
+
+    in_parts(len(x), part, y.size * filters.shape[2], blas=True)
     if bias is not None:
         y += bias[:, None, None]
     return y, None
@@ -145,10 +149,14 @@ def conv_backward_data(g, weight, shape, stride, padding, dilation, groups):
         return NotImplemented
     turned = weight.reshape(groups, o // groups, -1).transpose(0, 2, 1)
     dx = np.zeros(shape, g.dtype)
-    for first in range(0, len(g), images):
-        part = g[first : first + images]
-        dcols = (turned @ _rows(part, groups)).reshape(shape[1], *kernel, len(part), *g.shape[2:])
-        _col2im(dcols, dx[first : first + images], *stride, *padding, *dilation)
+
+    def part(_, first, last):
+        for begin in range(first, last, images):
+            some = slice(begin, min(begin + images, last))
+            dcols = (turned @ _rows(g[some], groups)).reshape(shape[1], *kernel, -1, *g.shape[2:])
+            _col2im(dcols, dx[some], *stride, *padding, *dilation)
+
+    in_parts(len(g), part, g.size * turned.shape[1], blas=True)
     return dx
 
 
@@ -161,7 +169,14 @@ def conv_backward_weight(g, x, cols, kernel, stride, padding, dilation, groups):
     if images is None or g.dtype != x.dtype:
         return NotImplemented
     o, per_group = g.shape[1], x.shape[1] // groups
-    dweight = np.zeros((groups, o // groups, per_group * kernel[0] * kernel[1]), x.dtype)
-    for some, cols in _columns(x, images, kernel, g.shape[2:], stride, padding, dilation):
-        dweight += _rows(g[some], groups) @ cols.reshape(groups, dweight.shape[2], -1).transpose(0, 2, 1)
+    taps, x = per_group * kernel[0] * kernel[1], np.ascontiguousarray(x)
+    sums: dict[int, np.ndarray] = {}
+
+    def part(number, first, last):
+        sums[number] = np.zeros((groups, o // groups, taps), x.dtype)
+        for some, cols in _columns(x, first, last, images, kernel, g.shape[2:], stride, padding, dilation):
+            sums[number] += _rows(g[some], groups) @ cols.reshape(groups, taps, -1).transpose(0, 2, 1)
+
+    parts = in_parts(len(x), part, g.size * taps, blas=True)
+    dweight = sum(sums[k] for k in range(parts))
     return dweight.reshape(o, per_group, *kernel)

@@ -19,14 +19,12 @@ A pixel that is NaN or infinite makes all pixels of the tiles that see it NaN, n
 from __future__ import annotations
 
 import numpy as np
-from numba import get_num_threads
 
 from minidl.fast.jit import jit
 from minidl.fast.pool_of_threads import in_parts
 
 LEAST = 32  # channels in and out from which the products saved are worth the transformations
 TILES = 1 << 14  # tiles times channels, in and out, at a time: their 16 elements stay in a second-level cache
-SERIAL = 1 << 18  # multiply-adds up to which OpenBLAS takes one thread
 
 _G = np.array([[1, 0, 0], [0.5, 0.5, 0.5], [0.5, -0.5, 0.5], [0, 0, 1]])
 
@@ -98,10 +96,7 @@ def _backwards(m, half, y, first, last, height, pitch, bias):
 
 
 def _images_at_a_time(outputs: int, inputs: int, p: int, q: int) -> int:
-    tiles = TILES // (outputs + inputs)
-    if get_num_threads() > 1:  # the parts of a batch are the threads here: BLAS must not start others
-        tiles = min(tiles, SERIAL // (outputs * inputs))
-    return tiles // ((p + 3) // 2 * ((q + 3) // 2))
+    return TILES // (outputs + inputs) // ((p + 3) // 2 * ((q + 3) // 2))
 
 
 def handles(outputs: int, inputs: int, p: int, q: int) -> bool:
@@ -132,5 +127,5 @@ def correlate(x, weight, bias, padding):
             np.matmul(filters, to, out=m)
             _backwards(m, half, y, first, last, height, pitch, b)
 
-    in_parts(n, part, y.size * c * 9)
+    in_parts(n, part, y.size * c * 9, blas=True)
     return y

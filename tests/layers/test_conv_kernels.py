@@ -73,8 +73,9 @@ def test_tiles_that_cut_images_change_nothing(case, tile, monkeypatch):
     agree(gradients(*case, "auto"), gradients(*case, "numpy"), 1e-12, np.float64)
 
 
-@pytest.mark.parametrize("case", DIRECT, ids=str)
+@pytest.mark.parametrize("case", DIRECT + COLUMNS, ids=str)
 def test_threads_change_nothing_but_the_order_of_sums(case, monkeypatch):
+    monkeypatch.setattr(fast, "KEEP", -1)
     monkeypatch.setattr(threads, "WORTH", 1)
     monkeypatch.setattr(threads, "get_num_threads", lambda: 3)
     agree(gradients(*case, "auto"), gradients(*case, "numpy"), 1e-12, np.float64)
@@ -87,8 +88,7 @@ def test_winograds_way_is_the_same_function(case, count, tiles, monkeypatch):
     monkeypatch.setattr(winograd, "TILES", tiles)
     monkeypatch.setattr(winograd, "handles", lambda *sizes: True)
     monkeypatch.setattr(threads, "WORTH", 1)
-    for module in (threads, winograd):
-        monkeypatch.setattr(module, "get_num_threads", lambda: count)
+    monkeypatch.setattr(threads, "get_num_threads", lambda: count)
     agree(gradients(*case, "auto"), gradients(*case, "numpy"), 1e-12, np.float64)
 
 
@@ -136,6 +136,21 @@ def test_a_forked_child_starts_threads_of_its_own(monkeypatch):
     if child == 0:
         os._exit(threads.in_parts(10, lambda k, first, last: None, 1 << 40))
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 2
+
+
+def test_blas_has_one_thread_inside_and_its_own_number_after(monkeypatch):
+    threadpoolctl = pytest.importorskip("threadpoolctl")
+    monkeypatch.setattr(threads, "get_num_threads", lambda: 2)
+
+    def counts():
+        return [pool["num_threads"] for pool in threadpoolctl.threadpool_info() if pool["user_api"] == "blas"]
+
+    with threadpoolctl.threadpool_limits(2, "blas"):
+        before, inside = counts(), []
+        threads.in_parts(10, lambda k, first, last: inside.append(set(counts())), 1 << 40, blas=True)
+        assert inside == [{1}, {1}] and counts() == before
+    monkeypatch.setattr(threads, "_blas", list)  # without threadpoolctl
+    assert threads.in_parts(10, lambda k, first, last: None, 1 << 40, blas=True) == 1
 
 
 def test_an_error_in_a_thread_is_raised(monkeypatch):
