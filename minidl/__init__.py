@@ -7,7 +7,7 @@ A reading order (about two hours and a half; each file is read from top to botto
     minidl/gradcheck.py                  5 min   is a derivative right?
     minidl/layers/linear.py, conv.py    15 min   one registration per op; convolution as a matrix product
     minidl/layers/lstm.py               10 min   back-propagation through time by hand
-    minidl/optim.py, train.py           10 min   the only code that changes weights
+    minidl/optim/, train.py             15 min   the only code that changes weights
     minidl/sparsity/                    30 min   structured sparsity: groups, group Lasso, compaction
     minidl/ternary/                     30 min   ternary gradients: unbiased, packed, summed by MPI
     minidl/smoothout/                   15 min   noise that leaves sharp minima
@@ -16,6 +16,7 @@ Everything else is optional and can be deleted: fast/ (Numba twins), claims/ (th
 """
 
 from minidl.tensor import Tensor, grad, no_grad, trace
+from minidl.use import use
 
 __version__ = "0.1.0"
-__all__ = ["Tensor", "__version__", "grad", "no_grad", "trace"]
+__all__ = ["Tensor", "__version__", "grad", "no_grad", "trace", "use"]

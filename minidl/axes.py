@@ -167,6 +167,9 @@ def _pin_all(u, shape, /, *args, **kwargs):
 AXES = {f: elementwise for f in rules.VJPS if isinstance(f, np.ufunc) and f.signature is None} | {
     rules.sigmoid: elementwise,
     rules.relu: elementwise,
+    rules.erf: elementwise,
+    rules.astype: elementwise,
+    rules.clip: elementwise,
     np.where: elementwise,
     np.broadcast_to: lambda u, shape, x, _: elementwise(u, shape, x),
     np.matmul: matmul,
@@ -183,8 +186,12 @@ AXES = {f: elementwise for f in rules.VJPS if isinstance(f, np.ufunc) and f.sign
     np.max: reduction,
     np.min: reduction,
     rules.logsumexp: lambda u, shape, x, axis=-1, keepdims=False: reduction(u, shape, x, axis, keepdims),
+    rules.norm: reduction,
+    rules.product: lambda u, shape, x, axis=0, keepdims=False: reduction(u, shape, x, axis, keepdims),
     np.pad: pad,
-}
+} | dict.fromkeys(  # indices change places or meet all others: none can go
+    (np.flip, np.roll, np.cumsum, rules.gather, rules.scatter_along, rules.einsum), _pin_all
+)
 """function of rules.py -> its axis rule. NumPy's own elementwise functions are those without a core signature."""
 
 

@@ -11,6 +11,8 @@ A twin returns NotImplemented for arguments it does not handle (another dtype, a
 The choice is a context variable, so that ranks simulated in threads do not disturb each other:
 
     with backend.form("numpy"): ...       # "auto" (default) | "numpy" | "numba" (or an error) | "composed" (small ops)
+
+Somebody's own function may take the place of a kernel, too: see use.py.
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import functools
 import importlib
 import os
 from collections import Counter
+from collections.abc import Callable, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
@@ -27,6 +30,12 @@ from minidl.errors import InputError, MissingExtra
 FORMS = ("auto", "numpy", "numba", "composed")
 _default = os.environ.get("MINIDL_FORM", "auto")
 _form: ContextVar[str] = ContextVar("minidl_form", default=_default)
+
+replacements: ContextVar[Mapping[str, Callable] | None] = ContextVar("minidl_replacements", default=None)
+"""{name: function that takes the place of the registered one}, set by `minidl.use`."""
+
+twins: dict[str, Callable] = {}
+"""Every function marked with @twin, by name."""
 
 calls: Counter[tuple[str, str]] = Counter()
 """How often each form ran: (function name, "numpy" | "numba" | "composed") -> calls. For tests and benchmarks."""
@@ -63,6 +72,8 @@ def twin(numpy_form):
 
     @functools.wraps(numpy_form)
     def dispatch(*args, **kwargs):
+        if (own := replacements.get()) is not None and name in own:
+            return own[name](*args, **kwargs)
         wanted = _form.get()
         if wanted in ("auto", "numba"):
             fast = getattr(_fast_module(room), name, None)
@@ -79,4 +90,18 @@ def twin(numpy_form):
         return numpy_form(*args, **kwargs)
 
     dispatch.numpy = numpy_form  # the oracle, whatever form is chosen
+    twins[name] = dispatch
     return dispatch
+
+
+def door(name: str, registered: Callable):
+    """The same function, except where `use` has put another in its place."""
+    if hasattr(registered, "registered"):
+        return registered
+
+    @functools.wraps(registered)
+    def enter(*args, **kwargs):
+        return (replacements.get() or {}).get(name, registered)(*args, **kwargs)
+
+    enter.registered = registered  # type: ignore[attr-defined]
+    return enter

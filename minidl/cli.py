@@ -1,4 +1,4 @@
-"""The command `minidl`: reproduce the talk's claims, ask the doctor, start ranks. Each does its work elsewhere."""
+"""The command `minidl`: reproduce the talk's claims, measure, ask the doctor, start ranks. All is done elsewhere."""
 
 from __future__ import annotations
 
@@ -45,6 +45,12 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--fresh", action="store_true", help="run again what is finished already")
     run.set_defaults(full=False)
 
+    bench = commands.add_parser("bench", help="time training steps of minidl and of PyTorch on the same work")
+    bench.add_argument("names", nargs="*", metavar="NAME", help="which benchmarks; default: all")
+    bench.add_argument("--threads", type=_at_least(1), metavar="N", help="default: the cores of this machine")
+    bench.add_argument("--json", metavar="FILE", help="write the rows here; - is standard output")
+    bench.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: on a busy machine, one thread")
+
     commands.add_parser("doctor", help="what works on this machine, and what mends the rest")
 
     commands.add_parser("mpirun", help="start a script as several MPI processes, safely", add_help=False)
@@ -64,6 +70,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             from minidl import doctor
 
             return doctor.main()
+        if options.command == "bench":
+            return _bench(options)
         return _reproduce(options, started_here=argv is None)
     except MinidlError as error:
         print(f"minidl: {error}", file=sys.stderr)
@@ -84,6 +92,14 @@ def _reproduce(options: argparse.Namespace, started_here: bool) -> int:
         return 0
     given = {name: value for name, value in vars(options).items() if name not in ("command", "list")}
     return run.reproduce(run.Options(**given))
+
+
+def _bench(options: argparse.Namespace) -> int:
+    if importlib.util.find_spec("minidl.bench") is None:
+        raise InputError("the folder minidl/bench is not here, so there is nothing to measure: install minidl again")
+    from minidl import bench
+
+    return bench.bench(options.names, options.threads or _cores(), json_file=options.json, clock=options.clock)
 
 
 def _start_with_threads(threads: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import importlib.metadata
 import os
 import platform
 import sys
@@ -14,6 +13,8 @@ from pathlib import Path
 import numpy as np
 
 from minidl.errors import MinidlError
+from minidl.machine import blas
+from minidl.machine import version as _version
 
 Finding = tuple[str, str, str]
 """("ok" | "note" | "fails", what was found, the remedy or "")."""
@@ -35,28 +36,6 @@ _NEEDS = (
     (2, "AVX2", {"avx2", "fma"}),
     (1, "AVX", {"avx"}),
 )
-
-
-def blas() -> dict[str, str]:
-    """NumPy's BLAS: name, version, kernel ("unknown" without threadpoolctl) and threads."""
-    try:
-        from threadpoolctl import threadpool_info
-
-        for pool in threadpool_info():
-            if pool["user_api"] == "blas" and "numpy" in pool["filepath"].replace("-", "").lower():
-                return _describe(pool)
-        for pool in threadpool_info():
-            if pool["user_api"] == "blas":
-                return _describe(pool)
-    except ImportError:
-        pass
-    built = np.show_config(mode="dicts")["Build Dependencies"]["blas"]  # type: ignore[call-overload]
-    return {"name": built["name"], "version": built["version"], "kernel": "unknown", "threads": "unknown"}
-
-
-def _describe(pool: dict) -> dict[str, str]:
-    kernel, version = pool.get("architecture") or "unknown", pool["version"] or "unknown"
-    return {"name": pool["internal_api"], "version": version, "kernel": kernel, "threads": str(pool["num_threads"])}
 
 
 def blas_kernel() -> str:
@@ -93,13 +72,6 @@ def _cpuinfo(field: str) -> str:
     except OSError:
         return ""
     return next((line.partition(":")[2].strip() for line in lines if line.startswith(field)), "")
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
 
 
 def check_core() -> Iterator[Finding]:

@@ -1,4 +1,4 @@
-"""explain: walk the tape of a loss forwards and backwards, as text.
+"""explain: walk the tape of a loss forwards and backwards, as text, and in a notebook as a page with a picture.
 
     >>> y = w * x + b
     >>> print(explain((y * y).sum(), w=w, b=b, y=y))
@@ -22,16 +22,29 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minidl import explain_html
 from minidl.errors import GraphError
 from minidl.tensor import Tensor, _key, _vjps, topological
 
 
 @dataclass(frozen=True)
 class Explanation:
-    """The two walks as lines of text; print() it."""
+    """The two walks as lines of text, and the boxes of the picture. print() it; a notebook shows it as a page.
+
+    svg(): the picture alone; html(): the page, as a notebook shows it.
+    """
 
     forward: tuple[str, ...]
     backward: tuple[str, ...]
+    boxes: tuple[explain_html.Box, ...]
+
+    def svg(self) -> str:
+        return explain_html.svg(self.boxes)
+
+    def html(self) -> str:
+        return explain_html.page(self.boxes, self.forward, self.backward)
+
+    _repr_html_ = html
 
     def __str__(self) -> str:
         return "\n".join([
@@ -58,7 +71,9 @@ def explain(loss: Tensor, names: dict[str, Tensor] | None = None, **more: Tensor
         raise GraphError("backward has freed this tape: explain the loss first, or call backward(retain_graph=True)")
     given = {"loss": loss, **(names or {}), **more}
     labels = _labels(tape, {_key(t): name for name, t in given.items()})
-    return Explanation(tuple(_aligned(_forward(tape, labels))), tuple(_backward(loss, tape, labels)))
+    arrived: dict = {}  # the whole gradient of every Tensor, which the walk back fills in
+    backward = tuple(_backward(loss, tape, labels, arrived))
+    return Explanation(tuple(_aligned(_forward(tape, labels))), backward, tuple(_boxes(tape, labels, arrived)))
 
 
 def _labels(tape, named) -> dict:
@@ -99,9 +114,37 @@ def _aligned(rows):
     return ["  " + "  ".join(f"{cell:<{w}}" for cell, w in zip(row, (*widths, 0), strict=True)) for row in rows]
 
 
-def _backward(loss, tape, labels):
+def _boxes(tape, labels, arrived):
+    """Every leaf and every call, arguments first."""
+    number: dict = {}  # key of a Tensor -> its box
+    count = 0
+    for node in tape:
+        parents = []
+        for a in node.args:
+            if isinstance(a, Tensor) and _key(a) in labels:
+                if _key(a) not in number:
+                    number[_key(a)] = count
+                    count += 1
+                    yield _box(a.data, [_key(a)], "leaf", _short(a.data), labels, arrived, ())
+                parents.append(number[_key(a)])
+        outs = node.out if isinstance(node.out, tuple) else (node.out,)
+        keys = [(id(node), i) for i in range(len(outs))]
+        detail = f"{node.formula}\n{'; '.join(map(_short, outs))}"
+        yield _box(outs[0], keys, node.name, detail, labels, arrived, tuple(dict.fromkeys(parents)))
+        number |= dict.fromkeys(keys, count)
+        count += 1
+
+
+def _box(array, keys, title, detail, labels, arrived, parents):
+    gradient = "; ".join(_short(arrived[k]) for k in keys if k in arrived)
+    shape = f"{np.shape(array)} {np.asarray(array).dtype}"
+    name = ", ".join(labels[k] for k in keys)
+    return explain_html.Box(name, title, shape, detail, f"gradient {gradient}" if gradient else "", parents)
+
+
+def _backward(loss, tape, labels, pending):
     """The walk of `backpropagate`: `pending` holds the gradient that has arrived at each Tensor so far."""
-    pending = {_key(loss): np.ones_like(loss.data)}
+    pending[_key(loss)] = np.ones_like(loss.data)
     for node in reversed(tape):
         several = isinstance(node.out, tuple)
         g = tuple(pending.get((id(node), i)) for i in range(len(node.out) if several else 1))

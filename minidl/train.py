@@ -1,16 +1,23 @@
 """The training loop, small enough to be read, and the two numbers one asks of a classifier afterwards.
 
     for x, y in batches:  forward, loss, backward, [hooks on gradients], step, [hooks on weights]
+
+`fit(..., explain=True)` prints the loop that it stands for, with the options that were given.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sized
+from contextlib import ExitStack
 
 import numpy as np
 
-from minidl.errors import MinidlError
+from minidl.callbacks import Callback, History, Run, stops_on_ctrl_c
+from minidl.checkpoint import generators
+from minidl.errors import InputError, MinidlError
 from minidl.layers import cross_entropy
+from minidl.not_finite import finite, first_not_finite
+from minidl.progress import Progress
 from minidl.tensor import Tensor, no_grad
 
 
@@ -23,33 +30,108 @@ def fit(
     schedule: Callable[[int], float] | None = None,
     after_backward: Callable[[int], None] | None = None,
     after_step: Callable[[int], None] | None = None,
+    epochs: int = 1,
+    start: int = 0,
+    validate: Callable[..., float] | tuple[np.ndarray, np.ndarray] | None = None,
+    callbacks: Iterable[Callback] = (),
     progress=None,
-) -> list[float]:
-    """Train on every (x, y) of `batches`, one step each; returns the loss of each step.
+    explain: bool = False,
+) -> History:
+    """Train on every (x, y) of `batches`, one step each, `epochs` times; returns the History: the loss of each step.
 
     loss(model(x), y) -> scalar Tensor. schedule: step -> learning rate. after_backward(step) may change p.grad (clip,
-    ternarise, average over workers); after_step(step) may change p.data (a proximal step). progress.update(1) is
-    called after each step. A loss that is not finite raises MinidlError.
+    ternarise, average over workers); after_step(step) may change p.data (a proximal step). start: the number of the
+    first step, of a run that goes on. validate(model) -> a number, or (x, y) for the accuracy, after each epoch.
+    callbacks: see callbacks.py. progress: True for a bar, or an object whose update(1) is called after each step.
+    explain: print the loop this call stands for. Ctrl-C ends after the present step, as if that had been the last.
+    A loss or a gradient that is not finite raises MinidlError, which names the layer; that step changes no weight.
     """
-    model.train()
-    history: list[float] = []
-    for step, (x, y) in enumerate(batches):
-        if schedule is not None:
-            optimizer.lr = schedule(step)
-        value = loss(model(Tensor(x) if x.dtype.kind == "f" else x), y)
-        if not np.isfinite(value.item()):
-            raise MinidlError(f"the loss is {value.item()} at step {step} (learning rate {optimizer.lr:g}): lower it")
-        optimizer.zero_grad()
-        value.backward()
-        if after_backward is not None:
-            after_backward(step)
-        optimizer.step()
-        if after_step is not None:
-            after_step(step)
-        history.append(value.item())
-        if progress is not None:
-            progress.update(1)
-    return history
+    if explain:
+        print(_in_plain_words(loss, schedule, after_backward, after_step, epochs, start, validate))
+    run, callbacks, draws = Run(model, optimizer, start), list(callbacks), list(generators(model).values())
+    with ExitStack() as stack:
+        if progress is True:
+            count = epochs * len(batches) if isinstance(batches, Sized) else 0
+            progress = stack.enter_context(Progress(count, "training"))
+        stack.enter_context(stops_on_ctrl_c(run))
+        model.train()
+        for callback in callbacks:
+            callback.on_start(run)
+        for run.epoch in range(epochs):
+            first = run.step
+            for x, y in batches:
+                if schedule is not None:
+                    optimizer.lr = schedule(run.step)
+                states = [rng.bit_generator.state for rng in draws]  # so that a bad step can be repeated
+                value = loss(model(Tensor(x) if x.dtype.kind == "f" else x), y)
+                if not np.isfinite(value.item()):
+                    _give_up(run, f"the loss is {value.item()}", (x, y, loss), draws, states)
+                optimizer.zero_grad()
+                value.backward()
+                if not all(finite(p.grad) for p in optimizer.params if p.grad is not None):
+                    _give_up(run, "a gradient is not finite", (x, y, loss), draws, states)
+                if after_backward is not None:
+                    after_backward(run.step)
+                for callback in callbacks:
+                    callback.after_backward(run)
+                optimizer.step()
+                if after_step is not None:
+                    after_step(run.step)
+                run.history.append(value.item())
+                for callback in callbacks:
+                    callback.after_step(run)
+                run.step += 1
+                if progress is not None:
+                    progress.update(1)
+                if run.history.stopped:
+                    break
+            if run.step == first and epochs > 1:
+                raise InputError(f"epoch {run.epoch} has no batches: for several epochs give a DataLoader or a list")
+            if not run.history.stopped:
+                _after_epoch(run, validate, callbacks)
+            if run.history.stopped:
+                break
+        for callback in callbacks:
+            callback.on_end(run)
+    return run.history
+
+
+def _after_epoch(run: Run, validate, callbacks) -> None:
+    if validate is not None:
+        value = accuracy(run.model, *validate) if isinstance(validate, tuple) else validate(run.model)
+        run.history.validation.append(value)
+        run.model.train()
+    for callback in callbacks:
+        callback.after_epoch(run)
+
+
+def _give_up(run: Run, what: str, batch, draws, states) -> None:
+    for rng, state in zip(draws, states, strict=True):
+        rng.bit_generator.state = state
+    where = first_not_finite(run.model, *batch)
+    raise MinidlError(f"{what} at step {run.step} (learning rate {run.optimizer.lr:g}): {where}; lower the rate?")
+
+
+def _in_plain_words(loss, schedule, after_backward, after_step, epochs, start, validate) -> str:
+    """The loop that this call of fit stands for, as Python."""
+    name = getattr(loss, "__name__", "loss")
+    lines = [
+        "model.train()",
+        f"step = {start}",
+        f"for epoch in range({epochs}):",
+        "    for x, y in batches:",
+        "        optimizer.lr = schedule(step)" * (schedule is not None),
+        f"        value = {name if name.isidentifier() else 'loss'}(model(Tensor(x)), y)",
+        "        optimizer.zero_grad()",
+        "        value.backward()",
+        "        after_backward(step)" * (after_backward is not None),
+        "        optimizer.step()",
+        "        after_step(step)" * (after_step is not None),
+        "        step += 1",
+        "    print(accuracy(model, *validate))" * isinstance(validate, tuple),
+        "    print(validate(model))" * callable(validate),
+    ]
+    return "\n".join(filter(None, lines))
 
 
 def predict(model, x: np.ndarray, batch: int = 500) -> np.ndarray:

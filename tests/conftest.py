@@ -23,7 +23,10 @@ def no_leaked_state():
     from minidl import backend, tensor
 
     def state():
-        return {"form": backend.current_form(), "grad": tensor._grad_enabled.get(), "trace": tensor._trace.get()}
+        return {
+            "form": backend.current_form(), "use": backend.replacements.get(), "grad": tensor._grad_enabled.get(),
+            "trace": tensor._trace.get(),
+        }  # fmt: skip
 
     before = state()
     yield

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from xml.etree import ElementTree
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from minidl import Tensor, backend
 from minidl import layers as L
 from minidl.errors import GraphError
 from minidl.explain import explain
+from minidl.explain_html import rows_of
 
 
 def example():
@@ -74,9 +77,9 @@ def test_a_kernel_op_with_several_results(form):
         assert any("= tanh(" in line for line in result.forward)
 
 
-def test_a_rule_without_a_derivative_ends_the_walk():
+def test_an_argument_without_a_derivative_ends_the_walk():
     x = Tensor([1.0, -2.0], requires_grad=True)
-    result = explain((np.sign(np.exp(x)) + 0).sum())
+    result = explain((np.where(np.exp(x), x.detach(), 0.0) + 0).sum())
     assert not any("dL/dleaf1" in line for line in result.backward)
 
 
@@ -89,3 +92,45 @@ def test_refusals():
     loss.backward()
     with pytest.raises(GraphError, match="freed this tape"):
         explain(loss)
+
+
+# -- the page ----------------------------------------------------------------------------------------------------------
+def test_the_page_is_well_formed_and_holds_every_call_and_gradient():
+    *_, loss = example()
+    result = explain(loss)
+    picture = ElementTree.fromstring(result.svg())
+    space = {"s": "http://www.w3.org/2000/svg"}
+    assert len(picture.findall("s:g", space)) == len(result.boxes)
+    assert len(picture.findall("s:path", space)) == sum(len(b.parents) for b in result.boxes)
+    text = " ".join(picture.itertext())
+    assert all(box.label in text and box.title in text for box in result.boxes if box.parents)
+    ElementTree.fromstring(result.html())
+    assert result._repr_html_() == result.html()
+
+
+def test_a_box_holds_the_whole_gradient_and_stands_below_its_arguments():
+    x = Tensor(np.array([1.0, 2.0]), requires_grad=True)
+    result = explain((x * x + x).sum(), x=x)
+    (box,) = [b for b in result.boxes if b.label == "x"]
+    assert box.gradient == "gradient [3 5]" and box.parents == ()
+    rows = rows_of(result.boxes)
+    row = {k: y for y, row in enumerate(rows) for k in row}
+    assert all(row[p] < row[k] for k, b in enumerate(result.boxes) for p in b.parents)
+    assert sorted(k for r in rows for k in r) == list(range(len(result.boxes)))
+
+
+def test_names_are_escaped_and_boxes_do_not_overlap():
+    x = Tensor(np.ones(2), requires_grad=True)
+    picture = ElementTree.fromstring(explain((x * 2).sum() + np.exp(x).sum(), {"<w & b>": x}).svg())
+    space = {"s": "http://www.w3.org/2000/svg"}
+    corners = [(float(r.get("x")), float(r.get("y"))) for r in picture.findall(".//s:rect", space)]
+    assert len(set(corners)) == len(corners)
+    assert "<w & b>" in " ".join(picture.itertext())
+
+
+def test_a_tape_too_long_for_a_picture_says_so():
+    x = Tensor(1.0, requires_grad=True)
+    y = x
+    for _ in range(500):
+        y = y * 1.01
+    assert "too many for a picture" in explain(y).svg()

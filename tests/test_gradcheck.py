@@ -10,9 +10,7 @@ import pytest
 
 from minidl import Tensor, rules
 from minidl import layers as L
-from minidl.errors import MinidlError
 from minidl.gradcheck import GradientError, gradcheck
-from minidl.layers import conv as conv_file
 from minidl.layers import norm as norm_file
 from minidl.layers import pool as pool_file
 from minidl.tensor import Op
@@ -67,15 +65,9 @@ def missing_transpose(monkeypatch):
 
 
 def off_by_one_padding(monkeypatch):
-    original = conv_file.col2im.numpy
-
-    def col2im(*args):
-        return np.roll(original(*args), 1, axis=2)
-
-    def backward(g, out, cols, needs, x, weight, bias, **options):
-        with monkeypatch.context() as patch:
-            patch.setattr(conv_file, "col2im", col2im)
-            return L.conv2d.backward(g, out, cols, needs, x, weight, bias, **options)
+    def backward(*args, **options):
+        dx, dweight, dbias = L.conv2d.backward(*args, **options)
+        return np.roll(dx, 1, axis=2), dweight, dbias
 
     op = mutant_op(L.conv2d, backward=backward)
     return lambda *a: op(*a, padding=1), normal((1, 2, 4, 4)), normal((2, 2, 3, 3)), normal((2,))
@@ -119,8 +111,8 @@ def memory_not_carried_back(monkeypatch):
 
 def mean_forgotten_in_batch_norm(monkeypatch):
     def backward(g, out, saved, needs, x, weight, bias, *, eps):  # as if mean and variance were constants
-        xhat, inverse = saved
-        return g * weight * inverse, (g * xhat).sum(0), g.sum(0)
+        _, dweight, dbias = norm_file.batch_norm.backward(g, out, saved, needs, x, weight, bias, eps=eps)
+        return g * weight / np.sqrt(x.var(0) + eps), dweight, dbias
 
     op = mutant_op(norm_file.batch_norm, backward=backward)
     return lambda *a: op(*a, eps=1e-5), normal((5, 2)), normal((2,)), normal((2,))
@@ -191,7 +183,7 @@ def test_the_message_names_function_argument_index_and_both_numbers(monkeypatch)
     mutant_rule(monkeypatch, np.multiply, lambda g, out, x, y: g * y, third_is_doubled)
     with pytest.raises(GradientError) as caught:
         check(lambda x, y: np.multiply(x, y), np.array([1.0, 2.0, 3.0]), np.array([1.0, 1.0, 1.0]))
-    pattern = r"argument 1, index \(2,\): the rule gives (\S+), finite differences (\S+) \(relative"
+    pattern = r"argument 1 \(y\), index \(2,\): the rule gives (\S+), finite differences (\S+) \(relative"
     said = re.search(pattern, str(caught.value))
     assert float(said[1]) == pytest.approx(2 * float(said[2]), rel=1e-6)
 
@@ -202,9 +194,35 @@ def test_a_gradient_that_is_not_a_number_fails(monkeypatch):
         check(np.exp, normal((3,)))
 
 
-def test_float32_is_refused():
-    with pytest.raises(MinidlError, match=r"needs float64: got \['float32'\]"):
+def test_float32_is_checked_in_float64_and_said():
+    with pytest.warns(UserWarning, match="gradcheck of exp: argument 0 is float32.*checked in a float64 copy"):
         check(np.exp, np.ones(2, np.float32))
+
+
+def test_labels_are_passed_on():
+    check(L.softmax_cross_entropy, normal((3, 4)), np.array([0, 2, 1]))
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        (lambda g: -g, "the sign is flipped"),
+        (lambda g: 3 * g, "it is 3 times the right one"),
+        (lambda g: 0 * g, "nothing arrives"),
+        (lambda g: np.roll(g, 1, 1), "shifted by 1 along axis 1"),
+        (lambda g: np.flip(g, 0), "reversed along axis 0"),
+        (lambda g: g.T, "transposed"),
+    ],
+)
+def test_the_message_says_what_the_wrong_gradient_looks_like(monkeypatch, wrong, says):
+    mutant_rule(monkeypatch, np.exp, lambda g, out, x: wrong(g * out))
+    with pytest.raises(GradientError, match=says):
+        check(np.exp, normal((3, 3)))
+
+
+def test_the_message_names_the_argument_of_an_op(monkeypatch):
+    with pytest.raises(GradientError, match=r"linear, argument 2 \(bias\), index \(\d,\)"):
+        check(*missing_sum_over_a_broadcast_axis(monkeypatch))
 
 
 def test_a_function_that_does_not_depend_on_its_argument_passes_with_zeros():

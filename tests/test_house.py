@@ -19,7 +19,10 @@ from minidl import backend
 
 ROOT = Path(minidl.__file__).parent
 REPOSITORY = ROOT.parent
-HEART = ("tensor.py", "rules.py", "gradcheck.py", "explain.py", "layers", "optim.py", "train.py")
+HEART = (  # what a training step needs and what explains it; the tools beside it are guard, locate and explain_html
+    "tensor.py", "rules.py", "methods.py", "numpy_names.py", "activations.py", "losses.py", "gradcheck.py",
+    "explain.py", "layers", "optim", "train.py",
+)  # fmt: skip
 CHAPTERS = ("sparsity", "ternary", "smoothout")
 
 
@@ -121,13 +124,13 @@ def ternary():
 
 
 # What -> (its step, lines at most, files at most). One idea has one file here, so a step crosses files of which it runs
-# one to five lines (ReLU, Sequential, the door to the twins) or that only count bytes (comm): 8 and 7 files in 5's
-# stead, 10 in 9's. The lines are far below their limits.
+# one to five lines (ReLU, Sequential, the door to the twins), that only name methods (methods), hold parameter groups
+# (optimizer) or count bytes (comm): 10 and 8 files in 5's stead, 12 in 9's. The lines are far below their limits.
 STEPS = {
-    "MLP": (mlp, 200, 8),
-    "LeNet": (lenet, 450, 10),
+    "MLP": (mlp, 200, 10),
+    "LeNet": (lenet, 450, 12),
     "LSTM layer": (lstm, 450, 9),
-    "ternarise, wire, step": (ternary, 200, 7),
+    "ternarise, wire, step": (ternary, 200, 8),
 }
 
 

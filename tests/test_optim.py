@@ -1,17 +1,31 @@
 """Optimizers: the update rules by hand, what they must not touch, schedules and clipping.
 
-SGD's options step for step against PyTorch are in tests/golden.
+Every method and schedule step for step against PyTorch is in tests/golden.
 """
 
 from __future__ import annotations
+
+import copy
 
 import numpy as np
 import pytest
 
 from minidl import Tensor
-from minidl.errors import InputError, UnsupportedOp
+from minidl.errors import InputError, ShapeError, UnsupportedOp
 from minidl.layers import Linear, Parameter
-from minidl.optim import SGD, clip_grad_norm, inv, multistep, poly
+from minidl.optim import (
+    SGD,
+    Adam,
+    AdamW,
+    RMSprop,
+    chained,
+    clip_grad_norm,
+    clip_grad_norm_each,
+    clip_grad_value,
+    inv,
+    multistep,
+    poly,
+)
 
 
 def parameter(values, grad=None):
@@ -114,3 +128,97 @@ def test_schedules():
     assert inv(0.01, 1e-4, 0.75)(10_000) == pytest.approx(0.01 * 2**-0.75)
     assert [multistep(1.0, 0.1, [2, 4])(s) for s in range(6)] == pytest.approx([1, 1, 0.1, 0.1, 0.01, 0.01])
     assert [poly(2.0, 2, 4)(s) for s in range(5)] == pytest.approx([2, 2 * 0.75**2, 0.5, 2 * 0.25**2, 0])
+
+
+# -- groups, state, and what other rooms read ------------------------------------------------------------------------
+def test_groups_differ_in_their_options():
+    p, q = parameter([1.0], [1.0]), parameter([1.0], [1.0])
+    optimizer = SGD([{"params": [p]}, {"params": [("q", q)], "lr": 0.5}], lr=0.1)
+    optimizer.step()
+    np.testing.assert_allclose([*p.data, *q.data], [0.9, 0.5])
+    assert optimizer.lr == 0.1 and optimizer.params == [p, q]
+    optimizer.lr = 1.0
+    assert [g["lr"] for g in optimizer.groups] == [1.0, 1.0]
+
+
+def test_an_unknown_option_and_a_parameter_given_twice_are_refused():
+    p = parameter([1.0])
+    with pytest.raises(InputError, match=r"Adam has no option \['momentum'\]; it has \['betas', 'eps', 'lr', "):
+        Adam([{"params": [p], "momentum": 0.9}])
+    with pytest.raises(InputError, match="given twice"):
+        RMSprop([p, p])
+
+
+def test_a_copy_with_other_parameters_leaves_the_first_optimizer_alone():
+    p, small = parameter([1.0, 2.0], [1.0, 1.0]), parameter([2.0], [1.0])
+    optimizer = SGD([p], lr=0.5, momentum=0.9)
+    optimizer.step()
+    less = copy.copy(optimizer)
+    less.params, less.velocity = [small], {0: optimizer.velocity[0][1:]}
+    less.lr = 1.0
+    less.step()
+    np.testing.assert_allclose(small.data, [2 - 1.9], rtol=1e-5)
+    assert optimizer.params == [p] and optimizer.lr == 0.5 and optimizer.velocity[0].tolist() == [1, 1]
+
+
+@pytest.mark.parametrize("kind", [SGD, Adam, AdamW, RMSprop])
+def test_state_of_another_shape_is_refused_and_changes_nothing(kind):
+    optimizer = kind([parameter([1.0])], lr=0.1)
+    saved = optimizer.state_dict()
+    with pytest.raises(ShapeError, match=r"'v' of parameter 0 has shape \(3,\), it has \(1,\)"):
+        optimizer.load_state_dict({**saved, "state": [{"v": np.ones(3)}]})
+    with pytest.raises(InputError, match="holds 2 parameters in 1 groups, this optimizer 1 in 1"):
+        optimizer.load_state_dict({**saved, "state": [{}, {}]})
+    with pytest.raises(InputError, match=r"has the options \['lr'\]"):
+        optimizer.load_state_dict({**saved, "groups": [{"lr": 9.0}], "steps": 7})
+    assert optimizer.lr == 0.1 and optimizer.steps == 0
+
+
+@pytest.mark.parametrize("make", [Adam, AdamW, lambda p, lr: RMSprop(p, lr, centered=True, momentum=0.9)])
+def test_every_method_keeps_float32_and_replaces(make):
+    p = parameter([1.0, 2.0], [3.0, -1.0])
+    optimizer, before = make([p], lr=np.float64(0.1)), p.data
+    for _ in range(3):
+        optimizer.step()
+    assert before.tolist() == [1, 2] and p.grad.tolist() == [3, -1]
+    assert {a.dtype for a in (p.data, *(a for s in optimizer.state for a in s.values() if np.ndim(a)))} == {p.dtype}
+
+
+def test_clip_each_norm_and_value():
+    p, q, r = parameter([0, 0], [3, 4]), parameter([0], [0.5]), parameter([0])
+    before = p.grad
+    assert clip_grad_norm_each([p, q, r], 1) == [5, 0.5]
+    np.testing.assert_allclose([*p.grad, *q.grad], [0.6, 0.8, 0.5], rtol=1e-6)
+    clip_grad_value([p, q, r], 0.7)
+    np.testing.assert_allclose([*p.grad, *q.grad], [0.6, 0.7, 0.5], rtol=1e-6)
+    assert before.tolist() == [3, 4] and r.grad is None and p.grad.dtype == np.float32
+    with pytest.raises(InputError, match="at least 0; got -1"):
+        clip_grad_value([p], -1)
+
+
+def test_nan_passes_the_clamp():
+    p = parameter([0], [np.nan])
+    clip_grad_value([p], 1)
+    assert np.isnan(p.grad[0])
+
+
+def test_caffes_inv_policy_gives_the_rates_of_its_lenet_log():
+    rate, logged = inv(0.01, 1e-4, 0.75), {100: 0.00992565, 500: 0.00964069, 1000: 0.00931012, 9900: 0.00596843}
+    assert {t: float(f"{rate(t):.6g}") for t in logged} == logged
+
+
+def test_chained_refuses_a_gap_at_the_start():
+    with pytest.raises(InputError, match=r"the first steps \[3\] must start at 0 and rise"):
+        chained((3, inv(1, 1, 1)))
+
+
+@pytest.mark.parametrize("make", [lambda p: SGD(p, 0.5, momentum=0.9), Adam, RMSprop])
+def test_a_parameter_without_axes_stays_an_array(make):
+    p = parameter(2.0, 3.0)
+    optimizer = make([p])
+    for _ in range(2):
+        clip_grad_norm([p], 1.0)
+        clip_grad_value([p], 0.5)
+        optimizer.step()
+    assert type(p.data) is type(p.grad) is np.ndarray and p.data.shape == () and p.data.dtype == np.float32
+    assert optimizer.param_groups is optimizer.groups

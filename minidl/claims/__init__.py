@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 HEADLINE = ("ssl-lenet", "iss-lm", "terngrad-lenet", "smoothout-f1")
 """What `minidl reproduce` runs when no claim is named: one for each method of the talk."""
 
-_MACHINERY = {"claim", "progress", "report", "run"}
+_MACHINERY = {"claim", "report", "run"}
 
 
 def discover() -> tuple[dict[str, Claim], dict[str, Exception]]:

@@ -32,8 +32,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.claims.progress import Progress
 from minidl.errors import InputError
+from minidl.progress import Progress
 
 SCALES = ("published", "reduced", "computed", "simulated")
 OUTCOMES = ("supported", "not shown", "contradicted", "not run")

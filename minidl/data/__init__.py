@@ -1,9 +1,11 @@
-"""Data sets: find them (`fetch`), read them (`images`, `text`), cut them into minibatches (`loader`)."""
+"""Data sets: find them (`fetch`), read them (`images`, `text`), vary them (`augment`), cut minibatches (`loader`)."""
 
+from minidl.data.augment import crop_and_mirror, random_crop, random_mirror
 from minidl.data.images import ImageSet, fashion_mnist, mnist
-from minidl.data.loader import batches
+from minidl.data.loader import DataLoader, batches
 from minidl.data.text import TextSet, batch_stream, english, plain_text, ptb
 
 __all__ = [
-    "ImageSet", "TextSet", "batch_stream", "batches", "english", "fashion_mnist", "mnist", "plain_text", "ptb",
+    "DataLoader", "ImageSet", "TextSet", "batch_stream", "batches", "crop_and_mirror", "english", "fashion_mnist",
+    "mnist", "plain_text", "ptb", "random_crop", "random_mirror",
 ]  # fmt: skip

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from minidl.fast.jit import jit
-from minidl.layers.conv import output_size
+from minidl.layers.pool import pooled_size
 
 
 @jit
@@ -68,12 +68,12 @@ def _scatter_to_winners(g, winner, x, kernel, stride, padding):
                     plane[y, column * stride + where % kernel - padding] += g[image, channel, row, column]
 
 
-def max_of_windows(x, kernel, stride, padding):
+def max_of_windows(x, kernel, stride, padding, ceil_mode=False):
     if not x.flags.c_contiguous:
         return NotImplemented
-    p, q = (output_size(size, kernel, stride, padding) for size in x.shape[2:])
+    p, q = (pooled_size(size, kernel, stride, padding, ceil_mode) for size in x.shape[2:])
     values, winner = np.empty((*x.shape[:2], p, q), x.dtype), np.empty((*x.shape[:2], p, q), np.uint8)
-    if (kernel, stride, padding) == (2, 2, 0):
+    if (kernel, stride, padding) == (2, 2, 0) and 2 * p <= x.shape[2] and 2 * q <= x.shape[3]:
         _max_of_2x2(x, values, winner)
     else:
         _max_of_windows(x, values, winner, kernel, stride, padding)

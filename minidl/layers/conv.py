@@ -3,6 +3,7 @@
     x: (N, C, H, W)   weight: (O, C/groups, K, L)   bias: (O,)   y: (N, O, P, Q)
     y[n,o,p,q] = b[o] + sum_{c,k,l} weight[o,c,k,l] * x[n, c, p*stride + k*dilation - padding, q*stride + ...]
 
+stride, padding and dilation are numbers, or pairs where height and width differ.
 The hand-written form copies every window into a column (`im2col`); the convolution is then one matrix product
 
     y = W cols      W: (O, C K L)   cols: (C K L, N P Q)
@@ -21,6 +22,11 @@ from minidl.layers.module import Module, Parameter
 from minidl.tensor import Op, Tensor
 
 
+def pair(value) -> tuple[int, int]:
+    """(a, a) for a number, (a, b) for a pair: along the height, along the width."""
+    return (value, value) if np.ndim(value) == 0 else tuple(value)
+
+
 def output_size(size: int, kernel: int, stride: int, padding: int, dilation: int = 1) -> int:
     """How many windows fit along one axis: (size + 2 padding - dilation (kernel - 1) - 1) // stride + 1."""
     out = (size + 2 * padding - dilation * (kernel - 1) - 1) // stride + 1
@@ -36,21 +42,25 @@ def _window(i, count, stride, dilation):
     return slice(i * dilation, i * dilation + stride * (count - 1) + 1, stride)
 
 
+def _around(padding):  # the padding as np.pad takes it
+    return (0, 0), (0, 0), (padding[0], padding[0]), (padding[1], padding[1])
+
+
 @twin
 def im2col(x, kernel, stride, padding, dilation):
     """cols[c,k,l,n,p,q] = padded x[n, c, p*stride + k*dilation, q*stride + l*dilation].
 
-    x: (N, C, H, W) -> cols: (C, K, L, N, P, Q), contiguous.
+    x: (N, C, H, W) -> cols: (C, K, L, N, P, Q), contiguous. kernel, stride, padding, dilation: pairs.
     """
-    n, c, h, w = x.shape
-    kh, kw = kernel
-    p, q = output_size(h, kh, stride, padding, dilation), output_size(w, kw, stride, padding, dilation)
-    image = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding))) if padding else x
+    n, c = x.shape[:2]
+    p, q = map(output_size, x.shape[2:], kernel, stride, padding, dilation)
+    image = np.pad(x, _around(padding)) if any(padding) else x
     image = image.transpose(1, 0, 2, 3)
-    cols = np.empty((c, kh, kw, n, p, q), x.dtype)
-    for k in range(kh):
-        for l in range(kw):
-            cols[:, k, l] = image[:, :, _window(k, p, stride, dilation), _window(l, q, stride, dilation)]
+    cols = np.empty((c, *kernel, n, p, q), x.dtype)
+    for k in range(kernel[0]):
+        rows = _window(k, p, stride[0], dilation[0])
+        for l in range(kernel[1]):
+            cols[:, k, l] = image[:, :, rows, _window(l, q, stride[1], dilation[1])]
     return cols
 
 
@@ -61,21 +71,22 @@ def col2im(cols, shape, stride, padding, dilation):
     cols: (C, K, L, N, P, Q) -> x: shape (N, C, H, W).
     """
     c, kh, kw, n, p, q = cols.shape
-    h, w = shape[2] + 2 * padding, shape[3] + 2 * padding
-    image = np.zeros((c, n, h, w), cols.dtype)
+    (above, left), (h, w) = padding, shape[2:]
+    image = np.zeros((c, n, h + 2 * above, w + 2 * left), cols.dtype)
     for k in range(kh):
+        rows = _window(k, p, stride[0], dilation[0])
         for l in range(kw):
-            image[:, :, _window(k, p, stride, dilation), _window(l, q, stride, dilation)] += cols[:, k, l]
-    return image[:, :, padding : h - padding, padding : w - padding].transpose(1, 0, 2, 3)
+            image[:, :, rows, _window(l, q, stride[1], dilation[1])] += cols[:, k, l]
+    return image[:, :, above : above + h, left : left + w].transpose(1, 0, 2, 3)
 
 
-def _forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
-    o, per_group = weight.shape[:2]
-    if x.ndim != 4 or x.shape[1] != per_group * groups:
-        raise ShapeError(
-            f"conv2d: x has shape {x.shape}, the weight {weight.shape} with groups={groups} takes (N, "
-            f"{per_group * groups}, H, W); their channels must agree"
-        )
+@twin
+def conv_forward(x, weight, bias, stride, padding, dilation, groups):
+    """(y, the columns it was made from, which conv_backward_weight takes, or None where they were not kept).
+
+    stride, padding, dilation: pairs. bias: (O,) or None.
+    """
+    o = weight.shape[0]
     cols = im2col(x, weight.shape[2:], stride, padding, dilation)
     n, p, q = cols.shape[3:]
     y = weight.reshape(groups, o // groups, -1) @ cols.reshape(groups, weight[0].size, n * p * q)
@@ -85,29 +96,59 @@ def _forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1)
     return np.ascontiguousarray(y.transpose(1, 0, 2, 3)), cols
 
 
+@twin
+def conv_backward_data(g, weight, shape, stride, padding, dilation, groups):
+    """dL/dx = col2im(W^T g).  g: (N, O, P, Q) -> shape: (N, C, H, W)."""
+    n, o, p, q = g.shape
+    dcols = weight.reshape(groups, o // groups, -1).transpose(0, 2, 1) @ _rows(g, groups)
+    return col2im(dcols.reshape(shape[1], *weight.shape[2:], n, p, q), shape, stride, padding, dilation)
+
+
+@twin
+def conv_backward_weight(g, x, cols, kernel, stride, padding, dilation, groups):
+    """dL/dW = g cols^T, with conv_forward's columns, or copied again where they are None. kernel: (K, L)."""
+    if cols is None:
+        cols = im2col(x, kernel, stride, padding, dilation)
+    per_group = x.shape[1] // groups
+    rows = _rows(g, groups)
+    dweight = rows @ cols.reshape(groups, per_group * kernel[0] * kernel[1], rows.shape[-1]).transpose(0, 2, 1)
+    return dweight.reshape(g.shape[1], per_group, *kernel)
+
+
+def _rows(g, groups):  # (groups, O / groups, N P Q)
+    o = g.shape[1]
+    return np.ascontiguousarray(g.transpose(1, 0, 2, 3)).reshape(groups, o // groups, g.size // o)
+
+
+def _forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
+    if x.ndim != 4 or x.shape[1] != weight.shape[1] * groups:
+        raise ShapeError(
+            f"conv2d: x has shape {x.shape}, the weight {weight.shape} with groups={groups} takes (N, "
+            f"{weight.shape[1] * groups}, H, W); their channels must agree"
+        )
+    return conv_forward(x, weight, bias, pair(stride), pair(padding), pair(dilation), groups)
+
+
 def _backward(g, out, cols, needs, x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
-    o = weight.shape[0]
-    rows = np.ascontiguousarray(g.transpose(1, 0, 2, 3)).reshape(groups, o // groups, g.size // o)
+    options = pair(stride), pair(padding), pair(dilation), groups
     dx = dweight = dbias = None
     if needs[0]:
-        dcols = weight.reshape(groups, o // groups, -1).transpose(0, 2, 1) @ rows
-        dx = col2im(dcols.reshape(cols.shape), x.shape, stride, padding, dilation)
+        dx = conv_backward_data(g, weight, x.shape, *options)
     if needs[1]:
-        dweight = (rows @ cols.reshape(groups, weight[0].size, rows.shape[-1]).transpose(0, 2, 1)).reshape(weight.shape)
+        dweight = conv_backward_weight(g, x, cols, weight.shape[2:], *options)
     if bias is not None and needs[2]:
-        dbias = rows.sum(-1).reshape(o)
+        dbias = g.sum((0, 2, 3))
     return dx, dweight, dbias
 
 
 def _composed(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
-    n, c, h, w = x.shape
-    o, per_group, kh, kw = weight.shape
-    p, q = output_size(h, kh, stride, padding, dilation), output_size(w, kw, stride, padding, dilation)
-    image = np.pad(x, ((0, 0), (0, 0), (padding, padding), (padding, padding)))
-    y = 0.0
-    for k in range(kh):
-        for l in range(kw):
-            window = image[:, :, _window(k, p, stride, dilation), _window(l, q, stride, dilation)]
+    n, (o, per_group) = x.shape[0], weight.shape[:2]
+    kernel, stride, padding, dilation = weight.shape[2:], pair(stride), pair(padding), pair(dilation)
+    p, q = map(output_size, x.shape[2:], kernel, stride, padding, dilation)
+    image, y = np.pad(x, _around(padding)), 0.0
+    for k in range(kernel[0]):
+        for l in range(kernel[1]):
+            window = image[:, :, _window(k, p, stride[0], dilation[0]), _window(l, q, stride[1], dilation[1])]
             taps = weight[:, :, k, l].reshape(groups, o // groups, per_group)
             y = y + taps @ window.reshape(n, groups, per_group, p * q)
     y = y.reshape(n, o, p, q)
@@ -116,7 +157,7 @@ def _composed(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1
 
 def _axes(u, shape, x, weight, bias=None, *, padding=0, groups=1, **kwargs):
     if groups == 1:  # a constant channel is constant in the result too, unless zeros surround it
-        u.reads(weight, 1, x, 1, fold=None if padding else bias)
+        u.reads(weight, 1, x, 1, fold=None if any(pair(padding)) else bias)
     else:  # which channels one filter sees depends on its group: nothing can be taken out alone
         u.pin(x[1])
         u.pin(weight[0])
@@ -138,7 +179,8 @@ conv2d = Op(
 class Conv2d(Module):
     """2-D convolution (cross-correlation, as everywhere) with PyTorch's default initialisation.
 
-    x: (N, in_channels, H, W) -> y: (N, out_channels, P, Q); kernel_size: an int, or (K, L).
+    x: (N, in_channels, H, W) -> y: (N, out_channels, P, Q). kernel_size, stride, padding, dilation: an int for both
+    axes, or a pair (height, width).
     """
 
     def __init__(
@@ -147,7 +189,7 @@ class Conv2d(Module):
     ):  # fmt: skip
         if in_channels % groups or out_channels % groups:
             raise ShapeError(f"{in_channels} and {out_channels} channels do not divide into {groups} groups")
-        kernel = (kernel_size, kernel_size) if np.ndim(kernel_size) == 0 else tuple(kernel_size)
+        kernel = pair(kernel_size)
         bound = (in_channels // groups * kernel[0] * kernel[1]) ** -0.5
         shape = (out_channels, in_channels // groups, *kernel)
         self.weight = Parameter(rng.uniform(-bound, bound, shape).astype(np.float32))
@@ -157,6 +199,12 @@ class Conv2d(Module):
     def forward(self, x: Tensor) -> Tensor:
         args = (self.weight,) if self.bias is None else (self.weight, self.bias)
         return conv2d(x, *args, **self.options)
+
+    def steps(self, x, n=0, o=0, p=0, q=0):
+        """(name, array) of everything that makes y[n, o, p, q], in the chosen form; see conv_steps.py."""
+        from minidl.layers.conv_steps import conv_steps
+
+        return conv_steps(x, self.weight, self.bias, n=n, o=o, p=p, q=q, **self.options)
 
     def extra_repr(self) -> str:
         o, c, k, l = self.weight.shape

@@ -59,7 +59,8 @@ linear = Op(
 class Linear(Module):
     """y = x W^T + b with PyTorch's default initialisation, U(-1/sqrt(I), 1/sqrt(I)).
 
-    x: (..., in_features) -> y: (..., out_features).
+    x: (..., in_features) -> y: (..., out_features). Its weight has the shape of an Embedding's, so that the two can be
+    tied: `linear.weight = embedding.weight` makes them one Parameter, stepped once with the sum of both gradients.
     """
 
     def __init__(self, in_features: int, out_features: int, *, rng: np.random.Generator, bias: bool = True):

@@ -18,12 +18,13 @@ weight gradients. (Hochreiter and Schmidhuber 1997; Gers, Schmidhuber and Cummin
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from minidl import rules
-from minidl.backend import twin
-from minidl.errors import ShapeError
-from minidl.layers.module import Module, Parameter
+from minidl.backend import current_form, twin
+from minidl.layers.recurrent import Recurrent, check_shapes
 from minidl.tensor import Op, Tensor
 
 
@@ -57,13 +58,8 @@ def lstm_cell_backward(dh, dc, gates, c_before, tanh_c):
 
 
 def _forward(x, h, c, w_ih, w_hh, bias):
-    steps, batch, features = x.shape
-    width = w_hh.shape[1]
-    if w_ih.shape != (4 * width, features) or w_hh.shape[0] != 4 * width or h.shape != (batch, width):
-        raise ShapeError(
-            f"lstm: x {x.shape}, h {h.shape}, w_ih {w_ih.shape}, w_hh {w_hh.shape} do not fit; "
-            f"they must be (T, B, I), (B, H), (4H, I), (4H, H)"
-        )
+    check_shapes("lstm", 4, x, h, w_ih, w_hh)
+    (steps, batch, features), width = x.shape, w_hh.shape[1]
     z = (x.reshape(-1, features) @ w_ih.T + bias).reshape(steps, batch, 4 * width)
     hs, cs = np.empty((2, steps + 1, batch, width), x.dtype)
     hs[0], cs[0] = h, c
@@ -97,15 +93,41 @@ def _backward(g, out, saved, needs, x, h, c, w_ih, w_hh, bias):
     )
 
 
+def _composed_step(x, h, c, w_ih, w_hh, bias):
+    """(z, i, f, o, g, c, tanh(c), h) of one time step from small ops.  x: (B, I)."""
+    width = w_hh.shape[1]
+    z = x @ w_ih.T + h @ w_hh.T + bias
+    i, f, o = (rules.sigmoid(z[:, k * width : (k + 1) * width]) for k in (0, 1, 3))
+    g = np.tanh(z[:, 2 * width : 3 * width])
+    c = f * c + i * g
+    tanh_c = np.tanh(c)
+    return z, i, f, o, g, c, tanh_c, o * tanh_c
+
+
 def _composed(x, h, c, w_ih, w_hh, bias):
-    hs, width = [], w_hh.shape[1]
+    hs = []
     for t in range(x.shape[0]):
-        z = x[t] @ w_ih.T + h @ w_hh.T + bias
-        i, f, o = (rules.sigmoid(z[:, k * width : (k + 1) * width]) for k in (0, 1, 3))
-        c = f * c + i * np.tanh(z[:, 2 * width : 3 * width])
-        h = o * np.tanh(c)
+        *_, c, _, h = _composed_step(x[t], h, c, w_ih, w_hh, bias)
         hs.append(h)
     return np.stack(hs), h, c
+
+
+def lstm_steps(x, h, c, w_ih, w_hh, bias) -> Iterator[tuple[str, np.ndarray]]:
+    """(name, array) of one time step in the chosen form: z, i, f, o, u, c, tanh c, h.
+
+    x: (B, I), h, c: (B, H), the weights as in lstm; Tensors or arrays. u is what the equations above call g.
+    """
+    given = [Tensor(a) for a in (x, h, c, w_ih, w_hh, bias)]
+    x, h, c, w_ih, w_hh, bias = (t.data for t in given)
+    check_shapes("lstm_steps", 4, x[None], h, w_ih, w_hh)
+    if current_form() == "composed":
+        found = [t.data for t in _composed_step(*given)]
+    else:
+        z = x @ w_ih.T + h @ w_hh.T + bias
+        gates, c, tanh_c, h = lstm_cell(z, c)
+        i, f, u, o = np.split(gates, 4, axis=1)
+        found = [z, i, f, o, u, c, tanh_c, h]
+    yield from zip(("z", "i", "f", "o", "u", "c", "tanh c", "h"), found, strict=True)
 
 
 def _axes(u, shape, x, h, c, w_ih, w_hh, bias):
@@ -128,30 +150,20 @@ lstm = Op(
 )  # fmt: skip
 
 
-class LSTM(Module):
-    """One LSTM layer with PyTorch's four tensors; the state goes in and comes out, nothing is hidden.
+class LSTM(Recurrent):
+    """LSTM layers with PyTorch's four tensors each; see recurrent.py for stacks, directions and the state.
 
     x: (T, B, I), state: None (zeros) or (h, c), each (B, H) -> h of all steps: (T, B, H), (h_T, c_T).
     """
 
-    def __init__(self, input_size: int, hidden_size: int, *, rng: np.random.Generator):
-        bound = hidden_size**-0.5
+    gates, parts = 4, 2
 
-        def uniform(*shape):
-            return Parameter(rng.uniform(-bound, bound, shape).astype(np.float32))
+    def run(self, x, state, weights):
+        w_ih, w_hh, b_ih, b_hh = weights
+        return lstm(x, *state, w_ih, w_hh, b_ih + b_hh)
 
-        self.weight_ih, self.weight_hh = uniform(4 * hidden_size, input_size), uniform(4 * hidden_size, hidden_size)
-        self.bias_ih, self.bias_hh = uniform(4 * hidden_size), uniform(4 * hidden_size)
-
-    def forward(self, x: Tensor, state=None):
-        h, c = state or self.zero_state(x.shape[1])
-        y, h, c = lstm(x, h, c, self.weight_ih, self.weight_hh, self.bias_ih + self.bias_hh)
-        return y, (h, c)
-
-    def zero_state(self, batch: int):
-        """(h, c) of zeros, each (batch, H)."""
-        zero = np.zeros((batch, self.weight_hh.shape[1]), self.weight_hh.dtype)
-        return Tensor(zero), Tensor(zero)
-
-    def extra_repr(self) -> str:
-        return f"{self.weight_ih.shape[1]}, {self.weight_hh.shape[1]}"
+    def steps(self, x, state=None):
+        """(name, array) of one time step of the first layer; see lstm_steps. x: (B, I), state: (h, c), each (B, H)."""
+        w_ih, w_hh, b_ih, b_hh = (p.data for p in self.weights())
+        h, c = state or (np.zeros((x.shape[0], w_hh.shape[1]), w_hh.dtype),) * 2
+        return lstm_steps(x, h, c, w_ih, w_hh, b_ih + b_hh)

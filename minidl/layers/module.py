@@ -1,4 +1,4 @@
-"""Module: parameters found by walking attributes, and Sequential, modules one after the other.
+"""Module: parameters found by walking attributes; Sequential, modules one after the other; ModuleList.
 
 A layer is an ordinary object. Its Parameters, its sub-modules and lists of them are its attributes; their names are the
 attribute names joined by dots, as in PyTorch. Arrays that training changes without a gradient (BatchNorm's running
@@ -134,3 +134,38 @@ class Sequential(Module):
         for step in self.steps:
             x = step(x)
         return x
+
+    def __len__(self):
+        return len(self.steps)
+
+    def __iter__(self):
+        return iter(self.steps)
+
+    def __getitem__(self, index):
+        return Sequential(*self.steps[index]) if isinstance(index, slice) else self.steps[index]
+
+
+class ModuleList(Module):
+    """A list of modules whose parameters are found: under "0.", "1.", ... below the list's own name, as in PyTorch.
+
+    A plain list attribute does the same; this is the name a PyTorch user looks for. It has no forward.
+    """
+
+    def __init__(self, modules=()):
+        self.members = list(modules)
+
+    def children(self) -> Iterator[tuple[str, Module]]:
+        return ((str(i), m) for i, m in enumerate(self.members))
+
+    def append(self, module: Module) -> ModuleList:
+        self.members.append(module)
+        return self
+
+    def __len__(self):
+        return len(self.members)
+
+    def __iter__(self):
+        return iter(self.members)
+
+    def __getitem__(self, index):
+        return ModuleList(self.members[index]) if isinstance(index, slice) else self.members[index]

@@ -1,6 +1,6 @@
 """Batch normalisation: every channel gets mean 0 and variance 1 over the batch, then a learned scale and shift.
 
-    x: (N, C) or (N, C, H, W)   weight (gamma), bias (beta): (C,)
+    x: (N, C), (N, C, L) or (N, C, H, W)   weight (gamma), bias (beta): (C,)
     xhat = (x - mean) / sqrt(var + eps)      y = gamma xhat + beta        mean, var over all axes but C
 
     With m values per channel, and sums over the batch:
@@ -8,13 +8,18 @@
     dL/dgamma = sum(g xhat)      dL/dbeta = sum(g)
 
 In evaluation the running statistics take the place of the batch's. (Ioffe and Szegedy 2015)
+
+*Ghost batches*: statistics over parts of, say, 128 rows keep the noise of a small batch while the step sees a large
+one; each part moves the running statistics as a batch of its own would. (Hoffer, Hubara and Soudry 2017)
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-from minidl.errors import ShapeError
+from minidl import rules
+from minidl.backend import twin
+from minidl.errors import InputError, ShapeError
 from minidl.layers.module import Module, Parameter
 from minidl.tensor import Op, Tensor
 
@@ -23,36 +28,53 @@ def _over(x):  # the axes a channel's statistics run over, and its shape for bro
     return (0, *range(2, x.ndim)), (1, -1) + (1,) * (x.ndim - 2)
 
 
-def _forward(x, weight, bias, *, eps):
+@twin
+def channel_statistics(x):
+    """(mean, biased variance) of every channel.  x: (N, C, ...) -> (C,), (C,)."""
     axes, shape = _over(x)
-    mean = x.mean(axes, keepdims=True)
-    centred = x - mean
-    inverse = 1 / np.sqrt(np.square(centred).mean(axes, keepdims=True) + eps)
-    xhat = centred * inverse
-    return xhat * weight.reshape(shape) + bias.reshape(shape), (xhat, inverse)
+    mean = x.mean(axes)
+    return mean, np.square(x - mean.reshape(shape)).mean(axes)
 
 
-def _backward(g, out, saved, needs, x, weight, bias, *, eps):
-    xhat, inverse = saved
+@twin
+def normalise(x, mean, inverse, weight, bias):
+    """gamma (x - mean) inverse + beta.  x: (N, C, ...), the others: (C,) -> y: (N, C, ...)."""
+    _, shape = _over(x)
+    return (x - mean.reshape(shape)) * (inverse * weight).reshape(shape) + bias.reshape(shape)
+
+
+@twin
+def normalise_backward(g, x, mean, inverse, weight):
+    """(dL/dx, dL/dgamma, dL/dbeta), mean and inverse being functions of x.  g, x: (N, C, ...), the others: (C,)."""
     axes, shape = _over(x)
+    xhat = (x - mean.reshape(shape)) * inverse.reshape(shape)
     dbias, dweight = g.sum(axes), (g * xhat).sum(axes)
     m = x.size // x.shape[1]
-    dx = None
-    if needs[0]:
-        dx = (g - dbias.reshape(shape) / m - xhat * (dweight.reshape(shape) / m)) * (weight.reshape(shape) * inverse)
+    dx = (g - dbias.reshape(shape) / m - xhat * (dweight.reshape(shape) / m)) * (weight * inverse).reshape(shape)
     return dx, dweight, dbias
 
 
-def _composed(x, weight, bias, *, eps):
+def _forward(x, weight, bias, *statistics, eps):
+    """statistics: mean and biased variance of x where somebody has them already, so that they are not taken twice."""
+    mean, variance = statistics or channel_statistics(x)
+    inverse = 1 / np.sqrt(variance + eps)
+    return normalise(x, mean, inverse, weight, bias), (mean, inverse)
+
+
+def _backward(g, out, saved, needs, x, weight, bias, *statistics, eps):
+    return normalise_backward(g, x, *saved, weight)
+
+
+def _composed(x, weight, bias, *statistics, eps):
     axes, shape = _over(x)
     centred = x - x.mean(axes, keepdim=True)
     xhat = centred / np.sqrt(np.square(centred).mean(axes, keepdim=True) + eps)
     return xhat * weight.reshape(shape) + bias.reshape(shape)
 
 
-def _axes(u, shape, x, weight, bias, **kwargs):
-    u.unite(x[1], weight[0])
-    u.unite(x[1], bias[0])
+def _axes(u, shape, x, *per_channel, **kwargs):
+    for ids in per_channel:
+        u.unite(x[1], ids[0])
     return x
 
 
@@ -68,12 +90,15 @@ class _BatchNorm(Module):
     buffers = ("running_mean", "running_var")
     dims: tuple[int, ...]  # how many axes the input may have
 
-    def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1):
+    def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1, ghost: int | None = None):
+        if ghost is not None and ghost < 1:
+            raise InputError(f"a ghost batch of {ghost} rows: it must be at least 1, or None for the whole batch")
         self.weight = Parameter(np.ones(num_features, np.float32))
         self.bias = Parameter(np.zeros(num_features, np.float32))
         self.running_mean = np.zeros(num_features, np.float32)
         self.running_var = np.ones(num_features, np.float32)
         self.eps, self.momentum = float(eps), float(momentum)  # np.float64 would make float64 of float32
+        self.ghost = ghost
 
     def forward(self, x: Tensor) -> Tensor:
         if x.ndim not in self.dims or x.shape[1] != len(self.running_mean):
@@ -83,23 +108,28 @@ class _BatchNorm(Module):
             inverse = 1 / np.sqrt(self.running_var + self.eps)
             scale = self.weight * inverse
             return x * scale.reshape(shape) + (self.bias - self.running_mean * scale).reshape(shape)
-        axes, _ = _over(x)
+        if self.ghost is None or len(x) <= self.ghost:
+            return self._train(x)
+        return rules.concatenate(*(self._train(part) for part in x.split(self.ghost)))
+
+    def _train(self, x: Tensor) -> Tensor:
         m = x.numel() // x.shape[1]
-        if m == 1:
-            raise ShapeError(f"BatchNorm needs more than one value per channel to train; shape {x.shape} has one")
+        if m < 2:
+            raise ShapeError(f"BatchNorm needs more than one value per channel to train; shape {x.shape} has {m}")
+        mean, variance = channel_statistics(x.data)
         keep = 1 - self.momentum
-        self.running_mean = keep * self.running_mean + self.momentum * x.data.mean(axes)
-        self.running_var = keep * self.running_var + self.momentum * x.data.var(axes, ddof=1)
-        return batch_norm(x, self.weight, self.bias, eps=self.eps)
+        self.running_mean = keep * self.running_mean + self.momentum * mean
+        self.running_var = keep * self.running_var + self.momentum * (m / (m - 1)) * variance
+        return batch_norm(x, self.weight, self.bias, mean, variance, eps=self.eps)
 
     def extra_repr(self) -> str:
-        return str(len(self.running_mean))
+        return str(len(self.running_mean)) + (f", ghost={self.ghost}" if self.ghost else "")
 
 
 class BatchNorm1d(_BatchNorm):
-    """Batch normalisation of x: (N, C)."""
+    """Batch normalisation of x: (N, C) or (N, C, L)."""
 
-    dims = (2,)
+    dims = (2, 3)
 
 
 class BatchNorm2d(_BatchNorm):

@@ -4,6 +4,9 @@
 
 Padding is -infinity, so that it never wins. The gradient goes to the position that won; among equals the first in
 reading order, as in PyTorch. The composed form uses the same winners: it differs only in how they are looked up.
+
+Along an axis there are (size + 2 padding - kernel) / stride + 1 windows, rounded down; with ceil_mode rounded up, but
+no window starts beyond the image and its left padding.
 """
 
 from __future__ import annotations
@@ -17,15 +20,29 @@ from minidl.layers.module import Module
 from minidl.tensor import Op, Tensor
 
 
+def pooled_size(size: int, kernel: int, stride: int, padding: int, ceil_mode: bool = False) -> int:
+    """How many pooling windows lie along one axis."""
+    if not ceil_mode or size + 2 * padding + stride <= kernel:  # where not even that fits, the error says so
+        return output_size(size, kernel, stride, padding)
+    out = output_size(size + stride - 1, kernel, stride, padding)
+    return out - 1 if (out - 1) * stride >= size + padding else out
+
+
+def edges(shape, counts, kernel, stride, padding):
+    """What np.pad needs so that all windows are full: the last may reach beyond the right padding (ceil_mode)."""
+    far = [max(padding, (m - 1) * stride + kernel - padding - n) for n, m in zip(shape[2:], counts, strict=True)]
+    return (0, 0), (0, 0), (padding, far[0]), (padding, far[1])
+
+
 @twin
-def max_of_windows(x, kernel, stride, padding):
+def max_of_windows(x, kernel, stride, padding, ceil_mode=False):
     """(largest value, its position k * kernel + l in the window) of every window.
 
     x: (N, C, H, W) -> values: (N, C, P, Q), winner: (N, C, P, Q) uint8.
     """
-    p, q = (output_size(size, kernel, stride, padding) for size in x.shape[2:])
-    edge = ((0, 0), (0, 0), (padding, padding), (padding, padding))
-    image = np.pad(x, edge, constant_values=-np.inf) if padding else x
+    p, q = (pooled_size(size, kernel, stride, padding, ceil_mode) for size in x.shape[2:])
+    edge = edges(x.shape, (p, q), kernel, stride, padding)
+    image = np.pad(x, edge, constant_values=-np.inf) if any(map(any, edge)) else x
     values = image[:, :, _window(0, p, stride, 1), _window(0, q, stride, 1)].copy()
     inside = [np.maximum(0, padding - stride * np.arange(count)) for count in (p, q)]  # first position in the image:
     winner = np.broadcast_to(inside[0][:, None] * kernel + inside[1], values.shape).astype(np.uint8)  # -inf may win
@@ -45,27 +62,37 @@ def scatter_to_winners(g, winner, shape, kernel, stride, padding):
     g, winner: (N, C, P, Q) -> x: shape (N, C, H, W).
     """
     n, c, h, w = shape
-    image = np.zeros((n, c, h + 2 * padding, w + 2 * padding), g.dtype)
+    (_, _, (above, below), (left, right)) = edges(shape, g.shape[2:], kernel, stride, padding)
+    image = np.zeros((n, c, above + h + below, left + w + right), g.dtype)
     for position in range(kernel * kernel):
         k, l = divmod(position, kernel)
         hit = np.where(winner == position, g, 0)
         image[:, :, _window(k, g.shape[2], stride, 1), _window(l, g.shape[3], stride, 1)] += hit
-    return image[:, :, padding : h + padding, padding : w + padding]
+    return image[:, :, above : above + h, left : left + w]
 
 
-def _forward(x, *, kernel, stride, padding=0):
-    if kernel > 15 or padding > kernel // 2:
-        raise ShapeError(f"max_pool2d: kernel {kernel} must be at most 15 and padding {padding} at most half of it")
-    return max_of_windows(x, kernel, stride, padding)
+def check_window(name: str, x, kernel, padding) -> None:
+    """Refuse what no pooling means: fewer than four axes, or windows that lie in the padding alone."""
+    if x.ndim != 4:
+        raise ShapeError(f"{name}: x has shape {x.shape}; it must be (N, C, H, W)")
+    if padding > kernel // 2:
+        raise ShapeError(f"{name}: kernel {kernel} and padding {padding}: the padding must be at most half the kernel")
 
 
-def _backward(g, out, winner, needs, x, *, kernel, stride, padding=0):
+def _forward(x, *, kernel, stride, padding=0, ceil_mode=False):
+    check_window("max_pool2d", x, kernel, padding)
+    if kernel > 15:
+        raise ShapeError(f"max_pool2d: kernel {kernel} must be at most 15, a winner's position is kept in one byte")
+    return max_of_windows(x, kernel, stride, padding, ceil_mode)
+
+
+def _backward(g, out, winner, needs, x, *, kernel, stride, padding=0, ceil_mode=False):
     return (scatter_to_winners(g, winner, x.shape, kernel, stride, padding),)
 
 
-def _composed(x, *, kernel, stride, padding=0):
+def _composed(x, *, kernel, stride, padding=0, ceil_mode=False):
     n, c, h, w = x.shape
-    winner = max_of_windows.numpy(x.data, kernel, stride, padding)[1].astype(int)
+    winner = max_of_windows.numpy(x.data, kernel, stride, padding, ceil_mode)[1].astype(int)
     p, q = np.arange(winner.shape[2])[:, None], np.arange(winner.shape[3])
     rows, columns = p * stride + winner // kernel - padding, q * stride + winner % kernel - padding
     return x[np.arange(n)[:, None, None, None], np.arange(c)[:, None, None], rows, columns]
@@ -83,8 +110,10 @@ max_pool2d = Op(
 class MaxPool2d(Module):
     """Max-pooling over kernel x kernel windows; stride defaults to the kernel. x: (N, C, H, W) -> (N, C, P, Q)."""
 
-    def __init__(self, kernel_size: int, stride: int | None = None, padding: int = 0):
+    def __init__(self, kernel_size: int, stride: int | None = None, padding: int = 0, *, ceil_mode: bool = False):
         self.options = dict(kernel=kernel_size, stride=stride or kernel_size, padding=padding)
+        if ceil_mode:
+            self.options["ceil_mode"] = True
 
     def forward(self, x: Tensor) -> Tensor:
         return max_pool2d(x, **self.options)

@@ -10,6 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
+from minidl import functional as F
 from minidl import layers as L
 from minidl import rules
 
@@ -63,7 +64,7 @@ for name in ("exp", "sin", "cos", "tanh", "sigmoid", "square"):
     case(name, normal((3, 4)), *same(lambda x, name=name: getattr(x, name)()))
 for name in ("log", "sqrt"):
     case(name, positive((3, 4)), *same(lambda x, name=name: getattr(x, name)()))
-case("log1p", positive((3, 4)), lambda torch, x: x.log1p(), np.log1p)
+case("log1p", positive((3, 4)), *same(lambda x: x.log1p()))
 case("abs at 0", ties((4, 5)), *same(abs))
 case("sign", ties((4, 5)), lambda torch, x: x.sign() * x, lambda x: np.sign(x) * x)
 case("relu at 0", ties((4, 5)), *same(lambda x: x.relu()))
@@ -192,7 +193,7 @@ for reduction in ("mean", "sum", "none"):
     case(
         "cross_entropy" + f" {reduction}" * (reduction != "mean"), [*normal((5, 4)), np.array([0, 3, 1, 1, 2])],
         functional(lambda F, z, y, r=reduction: F.cross_entropy(z, y, reduction=r)),
-        lambda z, y, r=reduction: L.cross_entropy(z, y, r),
+        lambda z, y, r=reduction: L.cross_entropy(z, y, reduction=r),
     )  # fmt: skip
 case(
     "cross_entropy of large logits", [1e3 * normal((5, 4))[0], np.array([0, 3, 1, 1, 2])],
@@ -224,6 +225,164 @@ case(
     "relu of a sum", normal((3, 4), (4,)), lambda torch, x, y: torch.relu(x + y) * torch.sigmoid(x),
     lambda x, y: rules.relu(x + y) * rules.sigmoid(x),
 )  # fmt: skip
+
+# -- what Tensor's methods and functional have beyond the first cases ------------------------------------------------
+unit = lambda shape: [np.random.default_rng(3).uniform(-0.9, 0.9, shape)]
+for name in ("exp2", "expm1", "tan", "sinh", "cosh", "asinh", "atan", "erf", "neg", "clone", "reciprocal"):
+    case(name, normal((3, 4)), *same(lambda x, name=name: getattr(x, name)()))
+for name in ("log2", "log10", "rsqrt"):
+    case(name, positive((3, 4)), *same(lambda x, name=name: getattr(x, name)()))
+for name in ("asin", "acos", "atanh"):
+    case(name, unit((3, 4)), *same(lambda x, name=name: getattr(x, name)()))
+case("acosh", [positive((3, 4))[0] + 1], *same(lambda x: x.acosh()))
+for name in ("floor", "ceil", "trunc", "round"):
+    case(name, [x / 2 for x in ties((4, 5))], *same(lambda x, name=name: getattr(x, name)() * x))
+for name in ("atan2", "logaddexp", "add", "sub", "mul", "div", "maximum", "minimum"):
+    case(f"{name} method", positive((3, 4), (4,)), *same(lambda x, y, name=name: getattr(x, name)(y)))
+case("pow method", positive((3, 4)), *same(lambda x: x.pow(3) + x.pow(2) + x.pow(0.5)))
+case("matmul method", normal((3, 4), (4, 2)), *same(lambda x, y: x.matmul(y)))
+case("positive", normal((3,)), *same(lambda x: +x * x))
+case("clamp at its bounds", ties((4, 5)), *same(lambda x: x.clamp(-1, 2) * x + x.clip(max=1)))
+case("masked_fill", normal((3, 4)), *same(lambda x: x.masked_fill(x > 0, -1.0) * x))
+case("where method", normal((3, 4), (4,)), *same(lambda x, y: x.where(x > 0.1, y)))
+case("std", normal((3, 4)), *same(lambda x: x.std() + x.std(1) + x.std(1, keepdim=True, correction=0).sum()))
+case("std of equals", [np.ones((2, 3))], *same(lambda x: x.std(1)))
+case("norms", ties((3, 4)), *same(lambda x: x.norm() + x.norm(1, 1) + x.norm(2, 1) + x.norm(3, dim=1)))
+case("norm of zeros", [np.zeros((2, 3))], *same(lambda x: x.norm(2, 1)))
+case("largest norm", ties((3, 4)), *same(lambda x: x.norm(float("inf"), 1)))
+case("prod with zeros", ties((4, 3), high=2), *same(lambda x: x.prod(1)))
+case("prod of all", normal((2, 3)), *same(lambda x: x.prod()))
+case("prod of two zeros", [np.array([[0.0, 0, 2], [0, 3, 4], [1, 2, 3]])], *same(lambda x: x.prod(1, True)))
+case("max along a dim", normal((3, 4)), *same(lambda x: x.max(1)[0] * x.min(0, True)[0].sum()))
+case("max of all, ties", ties((4, 3), high=1), *same(lambda x: x.max() * x.min()))
+case("cumsum", normal((3, 4)), *same(lambda x: x.cumsum(1) * x.cumsum(0)))
+case("softmax method", normal((3, 4)), *same(lambda x: x.softmax(0) + x.log_softmax(1)))
+case("flip", normal((2, 3, 4)), *same(lambda x: x.flip(0, 2) * x))
+case("roll", normal((2, 3)), *same(lambda x: x.roll(1, 1) * x + x.roll((1, -1), (0, 1))))
+case("repeat", normal((2, 3)), *same(lambda x: x.repeat(2, 2, 3)))
+case("split", normal((2, 5)), *same(lambda x: x.split(2, 1)))
+case("split sizes", normal((5, 2)), *same(lambda x: x.split([1, 4])))
+case("chunk", normal((2, 7)), *same(lambda x: x.chunk(3, 1)))
+case("unbind", normal((3, 2)), *same(lambda x: x.unbind(1)))
+case("select and narrow", normal((3, 4)), *same(lambda x: x.select(1, 2) * x.narrow(1, 1, 2).sum(1)))
+case("gather", [*normal((3, 4)), np.array([[0, 3, 3], [1, 0, 1]])], *same(lambda x, i: x.gather(1, i)))
+case("gather smaller", [*normal((3, 4)), np.array([[0, 2], [1, 0]])], *same(lambda x, i: x.gather(0, i)))
+case("index_select", [*normal((3, 4)), np.array([2, 0, 2])], *same(lambda x, i: x.index_select(1, i)))
+case("masked_select", normal((3, 4)), *same(lambda x: x.masked_select(x > 0)))
+case(
+    "scatter_add", [*normal((3, 4), (2, 3)), np.array([[0, 3, 3], [1, 0, 1]])],
+    *same(lambda x, y, i: x.scatter_add(1, i, y)),
+)  # fmt: skip
+case("expand and view as", normal((3, 1), (3, 4)), *same(lambda x, y: x.expand_as(y) * y.view_as(y)))
+case("t and contiguous", normal((3, 4)), *same(lambda x: x.t().contiguous() * 2))
+case("swapaxes", normal((3, 4)), *same(lambda x: x.swapaxes(0, 1)))
+case("abs and double", normal((3, 4)), *same(lambda x: x.abs().double()))
+for name, shapes in {
+    "ij,jk->ik": [(2, 3), (3, 4)], "bij,bjk->bik": [(2, 2, 3), (2, 3, 2)], "ij->": [(2, 3)], "i,j->ij": [(2,), (3,)],
+    "...ij,...jk->...ik": [(2, 1, 2, 3), (4, 3, 2)], "ij,jk": [(2, 3), (3, 2)], "...i,i": [(2, 3), (3,)],
+    "ij,k,jl->kil": [(2, 3), (2,), (3, 2)], "ij,ij->j": [(2, 3), (1, 3)],
+}.items():  # fmt: skip
+    case(
+        f"einsum {name}", normal(*shapes),
+        lambda torch, *xs, name=name: torch.einsum(name, *xs), lambda *xs, name=name: F.einsum(name, *xs),
+    )  # fmt: skip
+
+
+def both(name, inputs, f):
+    """torch.nn.functional and minidl.functional, said alike."""
+    case(name, inputs, lambda torch, *a: f(torch.nn.functional, *a), lambda *a: f(F, *a))
+
+
+def torch_too(name, inputs, f):
+    case(name, inputs, lambda torch, *a: f(torch, *a), lambda *a: f(F, *a))
+
+
+for name in ("relu", "sigmoid", "tanh", "leaky_relu", "elu", "softplus", "silu", "gelu"):
+    both(f"F.{name}", [x / 2 for x in ties((4, 5), high=4)], lambda F, x, name=name: getattr(F, name)(x))
+both("F.leaky_relu slope", ties((4, 5)), lambda F, x: F.leaky_relu(x, 0.2))
+both("F.elu alpha", [10 * x for x in ties((4, 5))], lambda F, x: F.elu(x, 0.5))
+both("F.softplus beta", normal((4, 5)), lambda F, x: F.softplus(x, beta=2.0))
+both("F.gelu tanh", normal((4, 5)), lambda F, x: F.gelu(x, approximate="tanh"))
+both("F.softmax", normal((3, 4)), lambda F, x: F.softmax(x, dim=0) + F.log_softmax(x, dim=-1))
+both("F.pad constant", normal((2, 3, 2)), lambda F, x: F.pad(x, (1, 0, 2, 1), value=3.0) * F.pad(x, (1, 0, 2, 1)))
+torch_too("F.cat and stack", normal((2, 3), (2, 3)), lambda F, x, y: F.cat([F.stack([x, y], dim=1), x[:, None]], dim=1))
+torch_too("F.where", normal((3, 4), (4,)), lambda F, x, y: F.where(x > 0, x, y))
+case(
+    "one_hot", [*normal((3, 4)), np.array([0, 3, 1])],
+    functional(lambda F, x, y: x * F.one_hot(y, 4)), lambda x, y: x * F.one_hot(y, 4),
+)  # fmt: skip
+
+labels, some = np.array([0, 3, 1, 1, 2]), np.array([0, -100, 1, -100, 2])
+class_weight = np.array([0.5, 1.0, 2.0, 3.0])
+weigh = lambda F, like: class_weight if F.__name__.startswith("minidl") else like.new_tensor(class_weight)
+for r in ("mean", "sum", "none"):
+    for name in ("mse_loss", "l1_loss", "huber_loss", "binary_cross_entropy_with_logits"):
+        both(f"F.{name} {r}", ties((4, 5), (4, 5)), lambda F, x, y, name=name, r=r: getattr(F, name)(x, y, reduction=r))
+    both(
+        f"F.huber_loss delta {r}", ties((4, 5), (4, 5)), lambda F, x, y, r=r: F.huber_loss(x, y, reduction=r, delta=2.5)
+    )
+    both(
+        f"F.cross_entropy smoothing {r}",
+        [*normal((5, 4)), labels],
+        lambda F, z, y, r=r: F.cross_entropy(z, y, reduction=r, label_smoothing=0.1),
+    )
+    both(
+        f"F.cross_entropy weight {r}",
+        [*normal((5, 4)), labels],
+        lambda F, z, y, r=r: F.cross_entropy(z, y, weigh(F, z), reduction=r),
+    )
+    both(
+        f"F.cross_entropy everything {r}",
+        [*normal((5, 4)), some],
+        lambda F, z, y, r=r: F.cross_entropy(z, y, weigh(F, z), reduction=r, label_smoothing=0.2),
+    )
+    both(
+        f"F.cross_entropy ignore a class {r}",
+        [*normal((5, 4)), labels],
+        lambda F, z, y, r=r: F.cross_entropy(z, y, reduction=r, ignore_index=1),
+    )
+    both(
+        f"F.cross_entropy images {r}",
+        [*normal((2, 4, 3)), np.array([[0, 3, -100], [1, 1, 2]])],
+        lambda F, z, y, r=r: F.cross_entropy(z, y, weigh(F, z), reduction=r, label_smoothing=0.1),
+    )
+    both(f"F.nll_loss {r}", [*normal((5, 4)), some], lambda F, x, y, r=r: F.nll_loss(x, y, weigh(F, x), reduction=r))
+    both(
+        f"F.nll_loss images {r}",
+        [*normal((2, 4, 3)), np.array([[0, 3, 1], [1, 1, 2]])],
+        lambda F, x, y, r=r: F.nll_loss(x, y, reduction=r),
+    )
+for r in ("mean", "sum", "none", "batchmean"):
+    both(
+        f"F.kl_div {r}",
+        [normal((3, 4))[0], np.abs(ties((3, 4))[0])],
+        lambda F, x, y, r=r: F.kl_div(x, y.detach(), reduction=r),
+    )  # PyTorch's derivative by a target of 0 is not a number
+both("F.kl_div target", positive((3, 4), (3, 4)), lambda F, x, y: F.kl_div(x, y))
+both("F.kl_div log target", normal((3, 4), (3, 4)), lambda F, x, y: F.kl_div(x, y, reduction="sum", log_target=True))
+both(
+    "F.binary_cross_entropy_with_logits weights",
+    [*normal((3, 4)), *positive((3, 4), (4,), (3, 1))],
+    lambda F, x, y, w, v: F.binary_cross_entropy_with_logits(x, y, v.detach(), pos_weight=w.detach()),
+)
+both(
+    "F.binary_cross_entropy_with_logits large",
+    [1e3 * normal((3, 4))[0], *ties((3, 4))],
+    lambda F, x, y: F.binary_cross_entropy_with_logits(x, y),
+)
+for r in ("mean", "none"):
+    case(
+        f"F.cross_entropy probabilities {r}", normal((5, 4)),
+        functional(lambda F, z, r=r: F.cross_entropy(z, PROBABILITIES(z), reduction=r, label_smoothing=0.1)),
+        lambda z, r=r: F.cross_entropy(z, np.full((5, 4), 0.25), reduction=r, label_smoothing=0.1),
+    )  # fmt: skip
+PROBABILITIES = lambda z: z.detach() * 0 + 0.25
+
+both(
+    "F.adaptive_avg_pool2d",
+    normal((2, 3, 5, 4)),
+    lambda F, x: F.adaptive_avg_pool2d(x, (2, 3)) * F.adaptive_avg_pool2d(x, 1),
+)
 
 # -- optimizers: five steps on the same gradients, the rate changed before the fourth --------------------------------
 SGD: dict[str, dict] = {

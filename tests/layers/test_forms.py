@@ -44,6 +44,15 @@ def lstm_shapes(steps, batch, features, width):
     return (steps, batch, features), state, state, (gates, features), (gates, width), (gates,)
 
 
+def gru_shapes(steps, batch, features, width):
+    gates = 3 * width
+    return (steps, batch, features), (batch, width), (gates, features), (gates, width), (gates,), (gates,)
+
+
+def rnn_shapes(steps, batch, features, width):
+    return (steps, batch, features), (batch, width), (width, features), (width, width), (width,)
+
+
 # op -> (what is special, its array arguments, its options)
 CASES: dict[str, list] = {
     "linear": [
@@ -60,6 +69,10 @@ CASES: dict[str, list] = {
         ("dilation 2, padding 3", normal((1, 2, 5, 6), (3, 2, 2, 3), (3,)), {"dilation": 2, "padding": 3}),
         ("2 groups", normal((2, 4, 4, 4), (6, 2, 3, 3), (6,)), {"groups": 2, "padding": 1}),
         ("depthwise", normal((2, 3, 5, 5), (3, 1, 3, 3), (3,)), {"groups": 3, "padding": 2, "stride": 2}),
+        (
+            "height and width differ", normal((2, 2, 7, 6), (3, 2, 3, 2), (3,)),
+            {"stride": (2, 1), "padding": (0, 2), "dilation": (1, 2)},
+        ),
         ("one of each", normal((1, 1, 1, 1), (1, 1, 1, 1), (1,)), {}),
         ("a 3 x 3 kernel on one pixel", normal((2, 1, 1, 1), (2, 1, 3, 3), (2,)), {"padding": 1}),
     ],
@@ -70,11 +83,47 @@ CASES: dict[str, list] = {
         ("padding", [-np.abs(normal((2, 2, 5, 6))[0])], {"kernel": 3, "stride": 2, "padding": 1}),
         ("stride 1", normal((1, 2, 4, 4)), {"kernel": 3, "stride": 1, "padding": 1}),
         ("one pixel", normal((2, 3, 1, 1)), {"kernel": 1, "stride": 1}),
+        ("2 x 2, rounded up", normal((1, 2, 5, 7)), {"kernel": 2, "stride": 2, "ceil_mode": True}),
+        ("padding, rounded up", normal((2, 1, 6, 8)), {"kernel": 3, "stride": 2, "padding": 1, "ceil_mode": True}),
+        ("a last window that is dropped", normal((1, 1, 3, 4)), {"kernel": 1, "stride": 3, "ceil_mode": True}),
+    ],
+    "avg_pool2d": [
+        ("2 x 2", normal((2, 3, 4, 6)), {"kernel": 2, "stride": 2}),
+        ("overlap", normal((2, 2, 7, 8)), {"kernel": 3, "stride": 2}),
+        ("padding", normal((2, 2, 5, 6)), {"kernel": 3, "stride": 2, "padding": 1}),
+        ("rounded up", normal((1, 2, 6, 8)), {"kernel": 3, "stride": 2, "padding": 1, "ceil_mode": True}),
+        (
+            "the image alone counts", normal((1, 2, 6, 8)),
+            {"kernel": 3, "stride": 2, "padding": 1, "ceil_mode": True, "count_include_pad": False},
+        ),
+        ("one pixel", normal((2, 3, 1, 1)), {"kernel": 1, "stride": 1}),
+    ],
+    "adaptive_max_pool2d": [
+        ("divides", normal((2, 3, 4, 6)), {"output_size": (2, 3)}),
+        ("overlap", normal((2, 2, 5, 7)), {"output_size": (3, 4)}),
+        ("global", normal((2, 2, 3, 3)), {"output_size": 1}),
+        ("more than there is", normal((1, 1, 2, 1)), {"output_size": 3}),
+    ],
+    "layer_norm": [
+        ("rows", normal((5, 3), (3,), (3,)), {"eps": 1e-5}),
+        ("sequence", normal((2, 3, 4), (4,), (4,)), {"eps": 1e-3}),
+        ("two axes", normal((3, 2, 4), (2, 4), (2, 4)), {"eps": 1e-5}),
+        ("no batch", normal((4,), (4,), (4,)), {"eps": 1e-5}),
+    ],
+    "local_response_norm": [
+        ("across", normal((2, 6, 3, 2)), {"size": 5, "alpha": 0.7, "beta": 0.75, "k": 2.0}),
+        ("across an even number", normal((1, 5, 2, 3)), {"size": 4, "alpha": 0.7, "beta": 0.6}),
+        ("wider than the channels", normal((2, 2, 2, 2)), {"size": 7, "alpha": 1.0}),
+        ("within", normal((2, 2, 4, 5)), {"size": 3, "alpha": 0.7, "within": True}),
+        ("within, wider than the image", normal((1, 1, 2, 3)), {"size": 5, "alpha": 0.7, "beta": 0.5, "within": True}),
+        ("one of each", normal((1, 1, 1, 1)), {"size": 1, "alpha": 0.5}),
     ],
     "batch_norm": [
         ("images", normal((3, 2, 3, 2), (2,), (2,)), {"eps": 1e-5}),
         ("rows", normal((5, 3), (3,), (3,)), {"eps": 1e-3}),
         ("one channel", normal((4, 1), (1,), (1,)), {"eps": 1e-5}),
+        ("sequences", normal((3, 2, 4), (2,), (2,)), {"eps": 1e-5}),
+        ("one image", normal((1, 2, 3, 1), (2,), (2,)), {"eps": 1e-5}),
     ],
     "softmax_cross_entropy": [
         ("plain", [*normal((4, 3)), np.array([0, 2, 2, 1])], {}),
@@ -88,6 +137,15 @@ CASES: dict[str, list] = {
         ("three steps", normal(*lstm_shapes(3, 2, 4, 3)), {}),
         ("one step, one unit", normal(*lstm_shapes(1, 1, 1, 1)), {}),
     ],
+    "gru": [
+        ("three steps", normal(*gru_shapes(3, 2, 4, 3)), {}),
+        ("one step, one unit", normal(*gru_shapes(1, 1, 1, 1)), {}),
+    ],
+    "rnn": [
+        ("three steps", normal(*rnn_shapes(3, 2, 4, 3)), {}),
+        ("relu", normal(*rnn_shapes(3, 2, 4, 3)), {"nonlinearity": "relu"}),
+        ("one step, one unit", normal(*rnn_shapes(1, 1, 1, 1)), {}),
+    ],
 }
 EMPTY = {
     "linear": (normal((0, 4), (3, 4), (3,)), {}),
@@ -96,7 +154,14 @@ EMPTY = {
     "softmax_cross_entropy": ([*normal((0, 3)), np.zeros(0, int)], {}),
     "embedding": ([*normal((4, 3)), np.zeros((2, 0), int)], {}),
     "lstm": (normal(*lstm_shapes(3, 0, 4, 2)), {}),
+    "gru": (normal(*gru_shapes(3, 0, 4, 2)), {}),
+    "rnn": (normal(*rnn_shapes(3, 0, 4, 2)), {}),
+    "avg_pool2d": (normal((0, 3, 4, 4)), {"kernel": 2, "stride": 2}),
+    "adaptive_max_pool2d": (normal((0, 3, 4, 4)), {"output_size": 2}),
+    "layer_norm": (normal((0, 3), (3,), (3,)), {"eps": 1e-5}),
+    "local_response_norm": (normal((0, 3, 2, 2)), {"size": 3}),
 }  # an empty batch; batch_norm has no mean there
+LINEAR = ("linear", "conv2d", "embedding", "max_pool2d", "avg_pool2d", "adaptive_max_pool2d")
 OPS = every_op()
 ALL = [pytest.param(op, *case[1:], id=f"{op}: {case[0]}") for op, cases in CASES.items() for case in cases]
 
@@ -129,18 +194,26 @@ def test_hand_written_equals_composed(op, arrays, options):
 
 @needs_numba
 @pytest.mark.parametrize("dtype, tolerance", [(np.float64, 1e-12), (np.float32, 3e-6)], ids=["float64", "float32"])
+@pytest.mark.parametrize("form", ["auto", "numba"])
 @pytest.mark.parametrize("op, arrays, options", ALL)
-def test_numba_equals_numpy(op, arrays, options, dtype, tolerance):
-    agree(run(op, arrays, options, dtype, form="auto"), run(op, arrays, options, form="numpy", dtype=dtype), tolerance)
+def test_numba_equals_numpy(op, arrays, options, form, dtype, tolerance):
+    agree(run(op, arrays, options, dtype, form=form), run(op, arrays, options, form="numpy", dtype=dtype), tolerance)
 
 
 @needs_numba
-@pytest.mark.parametrize("op, kernel", [("conv2d", "im2col"), ("conv2d", "col2im"), ("embedding", "add_rows"),
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("op, kernel", [("conv2d", "conv_forward"), ("conv2d", "conv_backward_data"),
+                         ("conv2d", "conv_backward_weight"), ("embedding", "add_rows"),
                          ("max_pool2d", "max_of_windows"), ("max_pool2d", "scatter_to_winners"), ("lstm", "lstm_cell"),
-                         ("lstm", "lstm_cell_backward")])  # fmt: skip
-def test_the_counter_shows_that_numba_ran(op, kernel):
+                         ("lstm", "lstm_cell_backward"), ("gru", "gru_cell"), ("gru", "gru_cell_backward"),
+                         ("avg_pool2d", "mean_of_windows"), ("avg_pool2d", "spread_to_windows"),
+                         ("batch_norm", "channel_statistics"), ("batch_norm", "normalise"),
+                         ("batch_norm", "normalise_backward"), ("layer_norm", "normalise_rows"),
+                         ("layer_norm", "normalise_rows_backward"), ("local_response_norm", "lrn_forward"),
+                         ("local_response_norm", "lrn_backward")])  # fmt: skip
+def test_the_counter_shows_that_numba_ran(op, kernel, dtype):
     before = backend.calls[kernel, "numba"]
-    run(op, *CASES[op][0][1:], np.float32, "auto")
+    run(op, *CASES[op][0][1:], dtype, "numba")
     assert backend.calls[kernel, "numba"] > before
 
 
@@ -150,6 +223,30 @@ def test_float32_is_close_to_the_float64_oracle(op, arrays, options):
     for a, b in zip((*single[0], *single[1]), (*double[0], *double[1]), strict=True):
         assert a.dtype == np.float32
         np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4)
+
+
+# The float32 kernels at sizes that are measured, against the float64 oracle: op -> its arrays, its options.
+LARGE = {
+    "batch_norm": ([3 + 2 * normal((32, 16, 16, 16))[0], *normal((16,), (16,))], {"eps": 1e-5}),
+    "layer_norm": ([3 + 2 * normal((100, 512))[0], *normal((512,), (512,))], {"eps": 1e-5}),
+    "local_response_norm": (normal((8, 32, 12, 12)), {"size": 5, "alpha": 0.1}),
+    "avg_pool2d": (normal((16, 16, 17, 19)), {"kernel": 3, "stride": 2, "padding": 1, "ceil_mode": True}),
+    "max_pool2d": (normal((16, 16, 17, 19)), {"kernel": 3, "stride": 2, "padding": 1, "ceil_mode": True}),
+    "gru": ([a / 10 for a in normal(*gru_shapes(20, 20, 100, 100))], {}),
+    "lstm": ([a / 10 for a in normal(*lstm_shapes(20, 20, 100, 100))], {}),
+}
+
+
+@pytest.mark.parametrize("op", LARGE)
+def test_float32_at_measured_sizes_is_close_to_the_float64_oracle(op):
+    before = sum(count for (_, form), count in backend.calls.items() if form == "numba")
+    arrays, options = LARGE[op]
+    rounded = [a.astype(np.float32).astype(np.float64) for a in arrays]
+    single, double = run(op, arrays, options, np.float32, "auto"), run(op, rounded, options, np.float64, "numpy")
+    for a, b in zip((*single[0], *single[1]), (*double[0], *double[1]), strict=True):
+        assert np.max(np.abs(a - b)) <= 2e-5 * max(1, np.max(np.abs(b)))
+    if NUMBA:
+        assert sum(count for (_, form), count in backend.calls.items() if form == "numba") > before
 
 
 @pytest.mark.parametrize("form", ["auto", "numpy", "composed"])
@@ -163,7 +260,7 @@ def test_backward_against_finite_differences(op, arrays, options, form):
 @pytest.mark.parametrize("op, arrays, options", ALL)
 def test_second_derivatives_go_through_the_composed_form(op, arrays, options):
     floats = [a for a in arrays if a.dtype.kind == "f"]
-    rng, square = np.random.default_rng(1), op in ("linear", "max_pool2d", "embedding", "conv2d")
+    rng, square = np.random.default_rng(1), op in LINEAR
 
     def function(*tensors):  # linear ops are squared: their own second derivative is nothing, or mixed
         y = OPS[op](*tensors, *arrays[len(floats) :], **options)

@@ -38,6 +38,28 @@ def normal(*shape):
         (lambda: L.cross_entropy(normal(2, 3), [0, -1]), InputError, ["from -1 to 0", "3 classes"]),
         (lambda: L.Embedding(4, 2, rng=rng())([[4]]), InputError, ["from 4 to 4", "4 rows"]),
         (lambda: L.Dropout(1.0, rng=rng()), InputError, ["1.0 must be at least 0 and below 1"]),
+        (lambda: L.VariationalDropout(0.5, rng=rng())(normal(2, 3)), ShapeError, ["(T, B, F)", "(2, 3)"]),
+        (lambda: L.conv1d(normal(2, 3), normal(4, 3, 2)), ShapeError, ["(2, 3)", "(4, 3, 2)"]),
+        (lambda: L.Conv1d(2, 4, 3, rng=rng())(normal(1, 3, 5)), ShapeError, ["(1, 3, 1, 5)", "(4, 2, 1, 3)"]),
+        (lambda: L.Conv1d(3, 4, 3, groups=2, rng=rng()), ShapeError, ["3 and 4 channels", "2 groups"]),
+        (lambda: L.AvgPool2d(3, padding=2)(normal(1, 1, 4, 4)), ShapeError, ["kernel 3", "padding 2"]),
+        (lambda: L.AvgPool2d(9, 2, ceil_mode=True)(normal(1, 1, 3, 3)), ShapeError, ["window of 9", "axis of 3"]),
+        (lambda: L.AvgPool2d(3)(normal(4, 4)), ShapeError, ["avg_pool2d", "(4, 4)", "(N, C, H, W)"]),
+        (lambda: L.MaxPool2d(3)(normal(4, 4, 4)), ShapeError, ["max_pool2d", "(4, 4, 4)", "(N, C, H, W)"]),
+        (lambda: L.MaxPool2d(16)(normal(1, 1, 20, 20)), ShapeError, ["kernel 16", "at most 15"]),
+        (lambda: L.AdaptiveAvgPool2d(2)(normal(4, 4)), ShapeError, ["(4, 4)", "(2, 2)"]),
+        (lambda: L.AdaptiveMaxPool2d((0, 2))(normal(1, 1, 4, 4)), ShapeError, ["(1, 1, 4, 4)", "(0, 2)"]),
+        (lambda: L.LayerNorm((3, 4))(normal(2, 4, 3)), ShapeError, ["(2, 4, 3)", "(3, 4)"]),
+        (lambda: L.LocalResponseNorm(5)(normal(2, 4)), ShapeError, ["(2, 4)", "(N, C, H, W)"]),
+        (lambda: L.LocalResponseNorm(4, within=True), InputError, ["window of 4", "odd"]),
+        (lambda: L.BatchNorm1d(3, ghost=0), InputError, ["ghost batch of 0"]),
+        (lambda: L.BatchNorm1d(3, ghost=2)(normal(5, 3)), ShapeError, ["more than one value per channel", "(1, 3)"]),
+        (lambda: L.GRU(3, 2, rng=rng())(normal(4, 1, 5)), ShapeError, ["(4, 1, 5)", "(6, 3)", "(3H, I)"]),
+        (lambda: L.RNN(3, 2, rng=rng())(normal(4, 1, 5)), ShapeError, ["(4, 1, 5)", "(2, 3)", "(H, I)"]),
+        (lambda: L.RNN(3, 2, nonlinearity="sin", rng=rng()), InputError, ["'sin'", "tanh, relu"]),
+        (lambda: L.GRU(3, 2, 2, rng=rng())(normal(4, 1, 3), normal(1, 2)), ShapeError, ["(1, 2)", "(2, 1, 2)"]),
+        (lambda: L.LSTM(3, 2, rng=rng())(normal(4, 3)), ShapeError, ["(4, 3)", "(T, B, I)"]),
+        (lambda: L.LSTM(3, 2, rng=rng())(normal(4, 1, 3), normal(1, 2)), InputError, ["2 arrays", "1"]),
     ],
 )
 def test_errors_say_both_numbers(call, error, words):
@@ -55,6 +77,9 @@ def test_errors_say_both_numbers(call, error, words):
         (L.Conv2d(4, 8, (2, 8), rng=rng()), 1 / 8),
         (L.Conv2d(8, 4, 2, groups=2, rng=rng()), 1 / 4),
         (L.LSTM(5, 16, rng=rng()), 1 / 4),
+        (L.GRU(5, 16, 2, bidirectional=True, rng=rng()), 1 / 4),
+        (L.RNN(5, 16, rng=rng()), 1 / 4),
+        (L.Conv1d(4, 8, 4, rng=rng()), 1 / 4),
     ],
 )
 def test_default_initialisation_is_pytorchs_uniform(layer, bound):
@@ -206,3 +231,147 @@ def test_nan_passes_through_max_pool(form):
 def test_cross_entropy_of_a_uniform_guess_is_log_v():
     assert L.cross_entropy(Tensor(np.zeros((3, 7))), [0, 3, 6]).item() == pytest.approx(np.log(7))
     np.testing.assert_allclose(L.softmax(normal(3, 5)).data.sum(-1), 1, rtol=1e-6)
+
+
+# -- the same mask for all time steps --------------------------------------------------------------------------------
+def test_variational_dropout_draws_one_mask_for_the_sequence():
+    layer = L.VariationalDropout(0.5, rng=rng())
+    x = Tensor(np.ones((6, 40, 50), np.float32), requires_grad=True)
+    y = layer(x)
+    y.sum().backward()
+    assert (y.data == y.data[0]).all() and set(np.unique(y.data)) == {0, 2}
+    assert abs(y.data[0].mean() - 1) < 6 * 2000**-0.5
+    np.testing.assert_array_equal(x.grad, y.data)
+    assert layer.eval()(x) is x
+
+
+# -- ghost batches ---------------------------------------------------------------------------------------------------
+def test_a_ghost_batch_is_a_batch_of_its_own():
+    whole, ghost = L.BatchNorm2d(3), L.BatchNorm2d(3, ghost=4)
+    x = normal(10, 3, 2, 2)
+    parts = np.concatenate([whole(x[:4]).data, whole(x[4:8]).data, whole(x[8:]).data])
+    np.testing.assert_array_equal(ghost(x).data, parts)
+    np.testing.assert_array_equal(ghost.running_var, whole.running_var)
+    assert repr(ghost) == "BatchNorm2d(3, ghost=4)"
+    np.testing.assert_array_equal(ghost.eval()(x).data, whole.eval()(x).data)
+
+
+# -- tied weights ----------------------------------------------------------------------------------------------------
+def test_a_linear_layer_shares_the_embeddings_table():
+    class Tied(L.Module):
+        def __init__(self):
+            self.embedding = L.Embedding(7, 4, rng=rng())
+            self.output = L.Linear(4, 7, rng=rng(), bias=False)
+            self.output.weight = self.embedding.weight
+
+        def forward(self, ids):
+            return self.output(self.embedding(ids))
+
+    model, ids = Tied().astype(np.float64), np.array([1, 1, 3])
+    assert [n for n, _ in model.named_parameters()] == ["embedding.weight"]
+    g = rng(1).standard_normal((3, 7))
+    (model(ids) * g).sum().backward()
+    table = model.embedding.weight.data
+    expected = g.T @ table[ids]
+    np.add.at(expected, ids, g @ table)
+    np.testing.assert_allclose(model.embedding.weight.grad, expected, rtol=1e-12)
+
+
+# -- lists of modules ------------------------------------------------------------------------------------------------
+def test_module_list_names_its_members_as_pytorch_does():
+    class Tower(L.Module):
+        def __init__(self):
+            self.floors = L.ModuleList(L.Linear(2, 2, rng=rng(i), bias=False) for i in range(2))
+            self.floors.append(L.ReLU()).append(L.Linear(2, 1, rng=rng(2)))
+
+        def forward(self, x):
+            for floor in self.floors:
+                x = floor(x)
+            return x
+
+    tower = Tower()
+    names = ["floors.0.weight", "floors.1.weight", "floors.3.weight", "floors.3.bias"]
+    assert [n for n, _ in tower.named_parameters()] == list(tower.state_dict()) == names
+    assert tower(normal(5, 2)).shape == (5, 1)
+    assert len(tower.floors) == 4 and tower.floors[-1] is list(tower.floors)[3]
+    assert isinstance(tower.floors[1:], L.ModuleList) and len(tower.floors[1:]) == 3
+    assert not any(m.training for m in tower.eval().modules())
+
+
+def test_sequential_can_be_cut():
+    net = L.Sequential(L.Linear(3, 2, rng=rng()), L.ReLU(), L.Flatten())
+    x = normal(4, 3)
+    assert len(net) == 3 and net[1] is list(net)[1]
+    np.testing.assert_array_equal(net[:2](x).data, net(x).data)
+
+
+# -- recurrent layers ------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("kind, parts", [(L.LSTM, 2), (L.GRU, 1), (L.RNN, 1)])
+@pytest.mark.parametrize("stack", [{}, dict(num_layers=3)], ids=["one layer", "three layers"])
+def test_state_carried_equals_one_long_sequence(kind, parts, stack):
+    layer = kind(3, 4, rng=rng(), **stack).astype(np.float64)
+    x = Tensor(rng().standard_normal((7, 2, 3)))
+    whole, end = layer(x)
+    first, state = layer(x[:3])
+    second, later = layer(x[3:], state)
+    np.testing.assert_allclose(np.concatenate([first, second]).data, whole.data, rtol=1e-12, atol=1e-14)
+    pairs = zip(later, end, strict=True) if parts == 2 else [(later, end)]
+    for mine, expected in pairs:
+        np.testing.assert_allclose(mine.data, expected.data, rtol=1e-12, atol=1e-14)
+    np.testing.assert_array_equal(layer(x)[0].data, whole.data)  # nothing was remembered
+
+
+def test_a_stack_has_pytorchs_names():
+    layer = L.LSTM(3, 4, 2, bidirectional=True, rng=rng())
+    names = [f"{kind}_l{k}{way}" for k in (0, 1) for way in ("", "_reverse")
+             for kind in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")]  # fmt: skip
+    assert list(layer.state_dict()) == names
+    assert layer.weight_ih_l1.shape == (16, 8) and layer.zero_state(5)[0].shape == (4, 5, 4)
+    assert repr(layer) == "LSTM(3, 4, 2 layers, bidirectional)"
+    assert repr(L.GRU(3, 4, rng=rng())) == "GRU(3, 4)"
+
+
+def test_the_second_direction_reads_backwards():
+    layer = L.GRU(3, 4, bidirectional=True, rng=rng())
+    for name in layer.names(0):
+        setattr(layer, name + "_reverse", getattr(layer, name))
+    x = normal(5, 2, 3)
+    y, y_turned = layer(x)[0].data, layer(x[::-1])[0].data
+    np.testing.assert_allclose(y[::-1, :, :4], y_turned[:, :, 4:], rtol=1e-6)
+
+
+def test_dropout_acts_between_the_layers_and_only_in_training():
+    layer = L.RNN(3, 4, 2, rng=rng(), dropout=0.5)
+    x = normal(5, 2, 3)
+    assert (layer(x)[0].data != layer(x)[0].data).any()
+    layer.eval()
+    np.testing.assert_array_equal(layer(x)[0].data, layer(x)[0].data)
+    single = L.RNN(3, 4, rng=rng(), dropout=0.5)
+    np.testing.assert_array_equal(single(x)[0].data, single(x)[0].data)
+
+
+@pytest.mark.parametrize("form", ["auto", "numpy"])
+def test_nan_is_not_hidden_by_a_cell(form):
+    x = normal(2, 1, 3)
+    x.data[0, 0, 0] = np.nan
+    with backend.form(form):
+        for kind in (L.LSTM, L.GRU, L.RNN):
+            assert np.isnan(kind(3, 2, rng=rng())(x)[0].data).all()
+
+
+@pytest.mark.parametrize("form", ["auto", "numpy"])
+def test_nan_in_one_row_stays_in_that_row_of_layer_norm(form):
+    x = normal(3, 4)
+    x.data[1, 2] = np.nan
+    with backend.form(form):
+        y = L.LayerNorm(4)(x).data
+    assert np.isnan(y[1]).all() and np.isfinite(y[[0, 2]]).all()
+
+
+def test_average_pooling_of_everything_is_the_mean():
+    x = normal(2, 3, 4, 6)
+    mean = x.data.mean((2, 3), keepdims=True)
+    for pool in (L.AdaptiveAvgPool2d(1), L.AdaptiveAvgPool2d((1, 1))):
+        np.testing.assert_allclose(pool(x).data, mean, rtol=1e-6, atol=1e-7)
+    infinite = Tensor(np.where(np.arange(4) == 3, np.inf, 1.0).reshape(1, 1, 1, 4))
+    assert L.AdaptiveAvgPool2d((1, 3))(infinite).data.ravel().tolist() == [1, 1, np.inf]  # it stays where it is

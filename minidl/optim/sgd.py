@@ -1,0 +1,67 @@
+"""SGD: step against the gradient, with a memory of earlier steps.
+
+    d = g + wd w                            weight decay
+    v = mu v + (1 - dampening) d            momentum; the first v is d undamped, as PyTorch does
+    w = w - lr v                            Nesterov: w - lr (d + mu v), the step seen from where v leads
+
+Two forms differ when the learning rate changes:
+
+    torch:  v = mu v + d           w = w - lr v
+    caffe:  v = mu v + lr d        w = w - v            the rate is inside the buffer
+
+(Polyak 1964; Nesterov 1983; Sutskever et al. 2013)
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from minidl.errors import InputError
+from minidl.optim.optimizer import Optimizer, option
+
+
+class SGD(Optimizer):
+    """Stochastic gradient descent with momentum mu, Nesterov's form, dampening and weight decay wd.
+
+    params: as in Optimizer. form: "torch" or "caffe". Options may be set before a step; groups may differ in them.
+    """
+
+    momentum, dampening, weight_decay = option("momentum"), option("dampening"), option("weight_decay")
+    nesterov, form = option("nesterov"), option("form")
+
+    def __init__(
+        self, params, lr: float, *, momentum=0.0, weight_decay=0.0, nesterov=False, dampening=0.0, form="torch"
+    ):  # fmt: skip
+        super().__init__(
+            params, lr=lr, momentum=momentum, weight_decay=weight_decay, nesterov=nesterov, dampening=dampening,
+            form=form,
+        )  # fmt: skip
+
+    def check(self, group) -> None:
+        if group["form"] not in ("torch", "caffe"):
+            raise InputError(f"form {group['form']!r} is neither 'torch' nor 'caffe'")
+        if group["nesterov"] and (group["momentum"] <= 0 or group["dampening"]):
+            raise InputError(
+                f"Nesterov's form needs momentum > 0 and no dampening; got {group['momentum']} and {group['dampening']}"
+            )
+
+    def update(self, w, g, group, state):
+        lr, mu = group["lr"], group["momentum"]
+        if group["weight_decay"]:
+            g = g + group["weight_decay"] * w
+        if group["form"] == "caffe":
+            g, lr = lr * g, 1
+        if mu:
+            v = state.get("v")
+            state["v"] = v = g.copy() if v is None else mu * v + (1 - group["dampening"]) * g
+            g = g + mu * v if group["nesterov"] else v
+        return w - (g if lr == 1 else lr * g)
+
+    @property
+    def velocity(self) -> dict[int, np.ndarray]:
+        """position in params -> v, for every parameter that has been moved with momentum; may be set."""
+        return {k: state["v"] for k, state in enumerate(self.state) if "v" in state}
+
+    @velocity.setter
+    def velocity(self, arrays: dict[int, np.ndarray]) -> None:
+        self.state = [{"v": arrays[k]} if k in arrays else {} for k in range(len(self.params))]

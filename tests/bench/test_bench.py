@@ -1,0 +1,202 @@
+"""The benchmark's protocol on programs that take no time, and its rows. No figure of this machine is asserted."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+pytest.importorskip("minidl.bench")
+
+from minidl import bench, cli
+from minidl.bench import cases, child, growth, measure
+from minidl.errors import InputError, MinidlError
+
+ABOUT = {"version": "1.0", "form": "numpy", "blas": "Haswell", "peak_mib": 40.0}
+
+
+class Runner:
+    """A program whose steps take what it is told: alone, and when another is alive."""
+
+    alive = 0
+
+    def __init__(self, alone, crowded):
+        Runner.alive += 1
+        self.alone, self.crowded = alone, crowded
+
+    def block(self):
+        return [self.crowded if Runner.alive > 1 else self.alone] * 15
+
+    def close(self):
+        Runner.alive -= 1
+        return ABOUT
+
+
+def measured(*pairs):
+    return measure.compare([lambda pair=pair: Runner(*pair) for pair in pairs])
+
+
+def test_programs_that_do_not_disturb_each_other_get_a_ratio():
+    found = bench.compared("mlp", "PyTorch", 1, *measured((0.0020, 0.0021), (0.0040, 0.0042)))
+    assert found["ratio"] == pytest.approx(0.5) and found["note"] == ""
+    assert found["ms"] == pytest.approx(2.1) and found["peer_ms"] == pytest.approx(4.2)
+    assert tuple(found) == bench.FIELDS and found["peer"] == "PyTorch 1.0"
+    assert "0.50" in bench.line(found)
+
+
+@pytest.mark.parametrize("mine, other, guilty", [((2, 2.3), (4, 4), "minidl"), ((2, 2), (4.6, 4), "PyTorch")])
+def test_where_alone_and_by_turns_disagree_there_is_no_ratio(mine, other, guilty):
+    found = bench.compared("mlp", "PyTorch", 2, *measured(mine, other))
+    assert found["ratio"] is None and found["ms"] and found["peer_ms"]
+    assert f"{guilty} took" in found["note"] and found["note"].count("took") == 1
+    assert "no ratio" in bench.line(found)
+
+
+def test_blocks_take_turns_after_each_was_alone():
+    order = []
+
+    class Recorder(Runner):
+        def block(self):
+            order.append((self.alone, Runner.alive))
+            return [1.0]
+
+    measure.compare([lambda: Recorder("a", 0), lambda: Recorder("b", 0)])
+    n = measure.BLOCKS
+    assert n >= 5
+    assert order == [("a", 1)] * n + [("b", 1)] * n + [("a", 2), ("b", 2)] * n
+
+
+def test_a_block_pauses_discards_and_keeps(monkeypatch):
+    pauses, now = [], iter(range(10_000))
+    monkeypatch.setattr(measure.time, "sleep", pauses.append)
+    clock = lambda: next(now) * 0.005  # each step takes 5 ms
+    steps = []
+    kept = measure.block(lambda: steps.append(0), clock)
+    assert pauses == [measure.PAUSE] and measure.PAUSE >= 0.15
+    assert len(kept) >= 15 and sum(kept) >= measure.SPAN and len(steps) - len(kept) >= 3
+    kept = measure.block(lambda: None, lambda: next(now) * 0.2)  # a slow step
+    assert len(kept) == 3
+
+
+def test_the_environment_decides_threads_and_drops_a_pinned_kernel(monkeypatch):
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    env = measure.environment(2, pinned=False)
+    assert env["OPENBLAS_NUM_THREADS"] == env["NUMBA_NUM_THREADS"] == "2" and "OPENBLAS_CORETYPE" not in env
+    assert measure.environment(1)["OPENBLAS_CORETYPE"] == "Haswell"
+
+
+def fake_children(monkeypatch):
+    started = []
+
+    class Fake(Runner):
+        def __init__(self, *arguments, env):
+            super().__init__(0.001, 0.001)
+            started.append((*arguments, "OPENBLAS_CORETYPE" in env))
+
+    monkeypatch.setattr(measure, "Child", Fake)
+    for pin in measure.PINS:
+        monkeypatch.delenv(pin, raising=False)
+    return started
+
+
+def test_a_missing_peer_is_left_out_with_the_line_that_installs_it(monkeypatch):
+    started = fake_children(monkeypatch)
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: None)
+    (found,) = bench.rows(["mlp"], 1)
+    assert "pip install torch==2.13.0" in found["note"] and tuple(found) == bench.FIELDS
+    assert found["ms"] == pytest.approx(1) and found["peer"] is found["ratio"] is None
+    assert {name for _, name, *_ in started} == {"minidl"}
+    assert "pip install" in bench.line(found)
+
+
+def test_a_pinned_kernel_is_measured_both_ways(monkeypatch):
+    started = fake_children(monkeypatch)
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: object())
+    monkeypatch.setenv("OPENBLAS_CORETYPE", "Haswell")
+    assert [r["ratio"] for r in bench.rows(["mlp"], 1)] == [1, 1]
+    assert [pinned for *_, pinned in started] == [False] * 4 + [True] * 4
+
+
+def test_rows_are_printed_and_written(monkeypatch, tmp_path, capsys):
+    fake_children(monkeypatch)
+    monkeypatch.setattr(bench.importlib.util, "find_spec", lambda name: object())
+    file = tmp_path / "rows.json"
+    assert cli.main(["bench", "mlp", "mlp-tiny", "--threads", "1", "--json", str(file)]) == 0
+    written = json.loads(file.read_text("utf-8"))
+    assert [r["name"] for r in written["rows"]] == ["mlp", "mlp-tiny"] and written["processor"]
+    assert all(tuple(r) == bench.FIELDS for r in written["rows"])
+    assert capsys.readouterr().out.count("   1.00 ") == 2
+    assert cli.main(["bench", "mlp", "--threads", "1", "--json", "-"]) == 0
+    assert json.loads(capsys.readouterr().out)["rows"][0]["threads"] == 1
+
+
+def test_bad_input_is_refused():
+    with pytest.raises(InputError, match="mpl.*there are mlp-tiny, mlp"):
+        bench.bench(["mpl"], 1)
+    with pytest.raises(InputError, match="2 threads"):
+        bench.bench(["mlp"], 2, clock="cpu")
+
+
+def test_a_real_child_measures_and_says_what_it_is(monkeypatch):
+    runner = measure.Child("mlp-tiny", "minidl", "cpu", env=measure.environment(1))
+    seconds = runner.block()
+    assert len(seconds) >= 15 and min(seconds) > 0
+    about = runner.close()
+    assert set(about) == set(ABOUT) and about["form"] in ("numba", "numpy") and runner.process.returncode == 0
+
+
+def test_a_child_that_dies_is_an_error():
+    runner = measure.Child("no such case", "minidl", "cpu", env=measure.environment(1))
+    with pytest.raises(MinidlError, match="ended with status 1"):
+        runner.block()
+
+
+@pytest.mark.parametrize("name", cases.CASES)
+def test_every_step_of_minidl_runs(name):
+    step = cases.build(name, "minidl")
+    step()
+
+
+@pytest.mark.parametrize("name", cases.CASES)
+def test_every_step_of_the_peer_runs(name):
+    pytest.importorskip("torch")
+    cases.build(name, "PyTorch")()
+
+
+def test_peak_memory_is_in_mib():
+    assert child.peak_mib() is None or 10 < child.peak_mib() < 1e5
+
+
+def test_the_exponent_of_a_power_law():
+    sizes = (10, 20, 40)
+    assert growth.exponent(sizes, [3 * n**2 for n in sizes]) == pytest.approx(2)
+
+
+def test_growth_is_measured(monkeypatch):
+    monkeypatch.setattr(growth, "DEPTHS", (50, 100))
+    monkeypatch.setattr(growth, "TIME_STEPS", (4, 8))
+    depth, lstm = growth.measure()
+    assert (depth["name"], depth["size"], lstm["name"], lstm["size"]) == ("growth-depth", 100, "growth-lstm", 8)
+    assert np.isfinite([depth["time"], depth["memory"], lstm["time"], lstm["memory"]]).all()
+
+
+def test_cold_start_and_growth_are_rows(monkeypatch):
+    answers = {"first-step": {**ABOUT, "seconds": 6.0}}
+    answers["growth"] = [{**ABOUT, "name": "growth-depth", "size": 1000, "ms": 2.0, "time": 1.01, "memory": 0.99}]
+    monkeypatch.setattr(bench, "_ask_once", lambda what, env: answers[what])
+    cold, grown = bench.rows(["cold-start", "growth"], 1)
+    assert tuple(cold) == tuple(grown) == bench.FIELDS
+    assert "above the limit of 5000 ms" in cold["note"] and "n^1.01" in grown["note"] and "1,000" in grown["note"]
+
+
+def test_nothing_of_it_is_loaded_with_minidl():
+    code = "import sys, minidl, minidl.nn, minidl.cli; print([m for m in sys.modules if 'bench' in m])"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=measure.environment(1))
+    assert ran.stdout.strip() == "[]", ran.stderr
+
+
+def test_without_the_folder_the_command_says_so(monkeypatch, capsys):
+    monkeypatch.setattr(cli.importlib.util, "find_spec", lambda name: None)
+    assert cli.main(["bench"]) == 2
+    assert "minidl/bench is not here" in capsys.readouterr().err
