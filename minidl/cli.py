@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
 
     bench = commands.add_parser("bench", help="time training steps of minidl and of PyTorch on the same work")
     bench.add_argument("names", nargs="*", metavar="NAME", help="which benchmarks; default: all")
-    bench.add_argument("--threads", type=_at_least(1), metavar="N", help="default: the cores of this machine")
+    bench.add_argument("--threads", type=_at_least(1), default=1, metavar="N", help="of both sides (default: 1)")
     bench.add_argument("--json", metavar="FILE", help="write the rows here; - is standard output")
     bench.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="cpu: on a busy machine, one thread")
 
@@ -99,7 +99,7 @@ def _bench(options: argparse.Namespace) -> int:
         raise InputError("the folder minidl/bench is not here, so there is nothing to measure: install minidl again")
     from minidl import bench
 
-    return bench.bench(options.names, options.threads or _cores(), json_file=options.json, clock=options.clock)
+    return bench.bench(options.names, options.threads, json_file=options.json, clock=options.clock)
 
 
 def _start_with_threads(threads: int) -> None:

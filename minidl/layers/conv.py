@@ -126,7 +126,10 @@ def _forward(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1)
             f"conv2d: x has shape {x.shape}, the weight {weight.shape} with groups={groups} takes (N, "
             f"{weight.shape[1] * groups}, H, W); their channels must agree"
         )
-    return conv_forward(x, weight, bias, pair(stride), pair(padding), pair(dilation), groups)
+    stride, padding, dilation = pair(stride), pair(padding), pair(dilation)
+    for size, *window in zip(x.shape[2:], weight.shape[2:], stride, padding, dilation, strict=True):
+        output_size(size, *window)  # raises where the window does not fit, whichever form runs
+    return conv_forward(x, weight, bias, stride, padding, dilation, groups)
 
 
 def _backward(g, out, cols, needs, x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1):
