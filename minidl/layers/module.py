@@ -95,16 +95,22 @@ class Module:
             state |= child.state_dict(f"{prefix}{name}.")
         return state
 
-    def load_state_dict(self, state: dict[str, np.ndarray], prefix: str = "") -> None:
-        """Take over every array of `state`; missing, extra and mis-shaped names raise and change nothing."""
+    def load_state_dict(self, state: dict[str, np.ndarray], strict: bool = True) -> tuple[list[str], list[str]]:
+        """Take over the arrays of `state`; returns (missing names, names not known here), as PyTorch does.
+
+        With strict, missing and unknown names raise InputError; wrong shapes always raise ShapeError; then nothing is
+        changed. Without strict, what is missing keeps its array.
+        """
         own = self.state_dict()
         missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
-        if missing or extra:
+        if strict and (missing or extra):
             raise InputError(f"state_dict does not fit: missing {missing or 'nothing'}, not known {extra or 'nothing'}")
-        wrong = [f"{k}: {state[k].shape} for {own[k].shape}" for k in own if state[k].shape != own[k].shape]
+        given = {k: state[k] for k in own if k in state}
+        wrong = [f"{k}: {v.shape} for {own[k].shape}" for k, v in given.items() if v.shape != own[k].shape]
         if wrong:
             raise ShapeError(f"state_dict does not fit: {'; '.join(wrong)}")
-        self._load(state, "")
+        self._load(own | given, "")
+        return missing, extra
 
     def _load(self, state, prefix):
         for name, value in vars(self).items():

@@ -144,6 +144,16 @@ def test_a_state_that_does_not_fit_is_named_and_changes_nothing():
         np.testing.assert_array_equal(value, before[key])
 
 
+def test_a_state_that_is_not_strict_takes_what_fits_and_says_what_did_not():
+    net, other = Net(), Net(3)
+    state = {**other.state_dict(), "new": np.ones(1)}
+    del state["scale"]
+    kept = net.scale.data.copy()
+    assert net.load_state_dict(state, strict=False) == (["scale"], ["new"])
+    np.testing.assert_array_equal(net.scale.data, kept)
+    np.testing.assert_array_equal(net.state_dict()["heads.0.weight"], state["heads.0.weight"])
+
+
 def test_train_eval_and_astype_reach_every_module():
     net = Net().eval()
     assert not any(m.training for m in net.modules())
