@@ -46,7 +46,7 @@ class Setting:
     held_back: int
 
 
-QUICK = Setting(rate=0.03, lasso=600, fine_tune=300, lambdas=(0.014, 0.018), held_back=2000)
+QUICK = Setting(rate=0.03, lasso=510, fine_tune=290, lambdas=(0.013, 0.017), held_back=2000)
 FULL = Setting(rate=0.01, lasso=10_000, fine_tune=5000, lambdas=(0.002, 0.004, 0.008), held_back=10_000)
 WORSE = 0.0075
 """Taken is the lambda with the fewest multiply-adds of those whose small network errs at most this much more often."""
@@ -117,14 +117,17 @@ def solver(model, weight_decay: float = 5e-4) -> SGD:
 
 
 def train(ctx, s: Setting, digits: ImageSet, model, optimizer, steps: range, bar, after_step=None) -> list[float]:
-    """The steps of this range; step k sees the same images in every network of this claim. Returns the losses."""
+    """The steps of this range; step k sees the same images in every network of this claim. Returns the losses.
+
+    Caffe's rate belongs to momentum .9: with another, rate / (1 - momentum), how far a gradient leads, is kept.
+    """
 
     def stream():
         for step in steps:
             rows = ctx.rng("batch", step).integers(0, len(digits.train_images), BATCH)
             yield scaled(digits.train_images[rows]), digits.train_labels[rows]
 
-    policy = inv(s.rate, gamma=1e-4, power=0.75)
+    policy = inv(s.rate * (1 - optimizer.momentum) / 0.1, gamma=1e-4, power=0.75)
     rates = [policy(step) for step in steps]
     return fit(model, stream(), optimizer, schedule=rates.__getitem__, after_step=after_step, progress=bar)
 
@@ -147,18 +150,21 @@ def shrunk_network(ctx, s: Setting, digits, held_back, lam: float, bar) -> Shrun
 
     def after_step(k):
         penalty.prox_(optimizer)
-        if k % 10 == 0:
+        if optimizer.steps % 10 == 1:
             counts.append(list(alive(penalty).values()))
 
     bar.set(f"group Lasso, lambda {lam:g}")
-    losses = train(ctx, s, digits, model, optimizer, range(s.lasso), bar, after_step)
+    calm = 2 * s.lasso // 3
+    losses = train(ctx, s, digits, model, optimizer, range(calm), bar, after_step)
+    optimizer.momentum = 0.97  # the noise of single batches wakes dead groups: average over 33 of them, not 10
+    losses += train(ctx, s, digits, model, optimizer, range(calm, s.lasso), bar, after_step)
     try:
         small, certificate, optimizer = compact(model, held_back[0][:8], optimizer=optimizer)
     except CompactError:
         bar.update(s.fine_tune)
         return None
     before = 1 - accuracy(small, *held_back)
-    optimizer.weight_decay = 5e-4
+    optimizer.momentum, optimizer.weight_decay = 0.9, 5e-4
     losses += train(ctx, s, digits, small, optimizer, range(s.lasso, s.lasso + s.fine_tune), bar)
     error = 1 - accuracy(small, *held_back)
     return Shrunk(lam, small, certificate, alive(penalty), before, error, losses, counts, model.conv1.weight.data)
@@ -189,12 +195,13 @@ def error_rows(ctx: Context, digits: ImageSet, held_back, dense, error_dense: fl
         unit="%", trials=trials, criterion="at most 1 percentage point above the dense network's",
         holds=test_small <= test_dense + 1,
     )  # fmt: skip
-    random = 100 * (1 - accuracy(randomly_shrunk(dense, best, held_back[0][:8], ctx.rng("random units")), *held_back))
-    now, limit = 100 * best.error_before, 100 * error_dense + 10
+    draws = [randomly_shrunk(dense, best, held_back[0][:8], ctx.rng("random units", k)) for k in range(9)]
+    random = float(np.median([100 * (1 - accuracy(m, *held_back)) for m in draws]))
+    now, limit = 100 * best.error_before, 100 * error_dense + 3
     ctx.row(
         "error when the units have just been removed, held-back images", measured=now, unit="%", trials=trials,
-        criterion=f"at most 10 percentage points above the dense network's {100 * error_dense:.2f}", holds=now <= limit,
-        control={"what": "as many units of each layer removed at random from the dense network", "measured": random},
+        criterion=f"at most 3 percentage points above the dense network's {100 * error_dense:.2f}", holds=now <= limit,
+        control={"what": "as many random units of each layer of the dense network (median of 9)", "measured": random},
         control_holds=random <= limit,
     )  # fmt: skip
 
