@@ -121,7 +121,7 @@ def run(ctx: Context) -> None:
     )  # fmt: skip
     ctx.figure(
         lambda figure: draw(figure, {"dense": curve, "group Lasso": best.curve}, best.norms, s),
-        alt="Left: validation perplexity per epoch of the dense model and of the one that shrinks, which stays above it "
+        alt="Left: validation perplexity per epoch of the dense model and of the one that shrinks, which lies above it "
         "while the Lasso acts and comes back to it afterwards. "
         "Right: a strip per LSTM layer with one column per hidden unit, white where training removed the unit.",
         caption="The group Lasso empties hidden units while the model learns. The white ones are then taken out.",
