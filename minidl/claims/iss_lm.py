@@ -129,10 +129,12 @@ def run(ctx: Context) -> None:
 
 
 def reduced(text: TextSet, s: Setting) -> TextSet:
-    """The first `words` training words, with <unk> for all but the most frequent (words are numbered by frequency)."""
+    """The first `words` training words and an eighth as many to validate and to test, with <unk> for all but the most
+    frequent words (they are numbered by frequency)."""
     size, unknown = min(s.vocabulary, len(text.vocabulary)), text.vocabulary.index(UNK)
-    cut = lambda ids: np.where(ids < size, ids, unknown)
-    train, valid, test = cut(text.train[: s.words]), cut(text.valid), cut(text.test)
+    cut = lambda ids, words: np.where(ids < size, ids, unknown)[:words]
+    train = cut(text.train, s.words)
+    valid, test = (cut(ids, s.words and s.words // 8) for ids in (text.valid, text.test))
     return TextSet(text.name, text.sha256, train, valid, test, text.vocabulary[:size])
 
 
