@@ -47,7 +47,7 @@ class Setting:
 
 
 QUICK = Setting(rate=0.03, lasso=510, fine_tune=290, lambdas=(0.013, 0.017), held_back=2000)
-FULL = Setting(rate=0.01, lasso=10_000, fine_tune=5000, lambdas=(0.002, 0.004, 0.008), held_back=10_000)
+FULL = Setting(rate=0.01, lasso=10_000, fine_tune=5000, lambdas=(0.008, 0.012, 0.018), held_back=10_000)
 WORSE = 0.0075
 """Taken is the lambda with the fewest multiply-adds of those whose small network errs at most this much more often."""
 
