@@ -1,8 +1,15 @@
 """Models: each readable beside its paper."""
 
+from minidl.models.alexnet import AlexNet, alexnet
+from minidl.models.convnet import ConvNet, convnet
+from minidl.models.googlenet import GoogLeNet, googlenet
 from minidl.models.lenet import LeNet, lenet_caffe, lenet_terngrad
 from minidl.models.lstm_lm import LSTMLanguageModel, perplexity
 from minidl.models.mlp import f1, mlp
 from minidl.models.resnet import ResNet, resnet
+from minidl.models.vgg import VGG, vgg
 
-__all__ = ["LSTMLanguageModel", "LeNet", "ResNet", "f1", "lenet_caffe", "lenet_terngrad", "mlp", "perplexity", "resnet"]
+__all__ = [
+    "VGG", "AlexNet", "ConvNet", "GoogLeNet", "LSTMLanguageModel", "LeNet", "ResNet", "alexnet", "convnet", "f1",
+    "googlenet", "lenet_caffe", "lenet_terngrad", "mlp", "perplexity", "resnet", "vgg",
+]  # fmt: skip
