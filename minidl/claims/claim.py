@@ -12,6 +12,7 @@ A claim's file holds a function and one line below it:
                 control={"what": "the same training with lambda = 0", "measured": kept_without},
                 control_holds=kept_without <= 15)
         ctx.figure(draw, alt="Bars: ...", caption="...")      # draw(fig) fills an empty matplotlib Figure
+        ctx.kept("seed 3", train)                             # train(), or what an interrupted run got from it
 
     CLAIM = Claim("ssl-lenet", chapter="1", title="...", seconds={"quick": 60, "full": 900}, run=run)
 
@@ -21,9 +22,12 @@ If the control meets the criterion as well, the criterion shows nothing, and the
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import json
 import math
+import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -32,7 +36,8 @@ from typing import Any
 
 import numpy as np
 
-from minidl.errors import InputError
+from minidl import checkpoint
+from minidl.errors import DataError, InputError
 from minidl.progress import Progress
 
 SCALES = ("published", "reduced", "computed", "simulated")
@@ -69,9 +74,14 @@ class Context:
     notes: list[str] = field(default_factory=list)
     datasets: dict[str, tuple[str, str]] = field(default_factory=dict)
     """What the claim asked for -> (the name of what it got, sha256 of its content)."""
+    parts: Path | None = None
+    """The folder for the parts of this claim that are finished; None: nothing is kept on disk."""
+    key: Mapping[str, Any] = field(default_factory=dict)
+    """What decides the claim's numbers: a part that was kept under another key is not found."""
 
     def __post_init__(self):
         self._start = time.perf_counter()
+        self._kept: dict[str, Any] = {}
 
     def rng(self, *keys: object) -> np.random.Generator:
         """A Generator that depends on the seed, the claim's name and the keys alone, not on what was drawn before."""
@@ -87,6 +97,38 @@ class Context:
     def progress(self, total: int, label: str) -> Progress:
         """A progress bar of `total` steps that shows the time left: a context manager with update(n) and set(text)."""
         return Progress(total, f"{self.claim.name}: {label}")
+
+    def part(self, name: str) -> Path | None:
+        """Where this claim may keep its part of this name between runs (see `SaveEvery`), or None if nowhere.
+
+        The file's name holds a digest of everything that decides the part's content: the key and the data sets that
+        were asked for so far. All parts are deleted when the claim is finished.
+        """
+        if self.parts is None:
+            return None
+        self.parts.mkdir(parents=True, exist_ok=True)
+        decides = json.dumps([name, plain(self.key), plain(self.datasets)], sort_keys=True)
+        readable = re.sub(r"[^A-Za-z0-9.]+", "-", name).strip("-")
+        return self.parts / f"{readable}-{hashlib.sha256(decides.encode()).hexdigest()[:12]}.npz"
+
+    def kept(self, name: str, function: Callable[[], Any]) -> Any:
+        """function(), saved under this name the moment it is there: a run after Ctrl-C goes on behind it.
+
+        The value: numbers, texts, arrays, and dicts (with texts as keys), lists and tuples of them. It must depend on
+        nothing but the claim's options and data and what `name` says. Within a run the same name gives the same value.
+        """
+        if name not in self._kept:
+            path, found = self.part(name), None
+            if path is not None:
+                with contextlib.suppress(DataError):  # not there yet, or damaged
+                    found = checkpoint.load(path).extra
+            if found is None:
+                found = {"value": function()}
+                if path is not None:
+                    with contextlib.suppress(OSError):  # a full disk: then this part has to be done again
+                        checkpoint.save(path, extra=found)
+            self._kept[name] = found["value"]
+        return self._kept[name]
 
     def row(
         self,

@@ -2,7 +2,8 @@
 
 A finished claim is saved at once, atomically, as OUT/claims/NAME.json, and reused by the next run if everything that
 decides its numbers is the same: claim, mode, data, seed, threads, BLAS kernel, and the package's source text. So after
-Ctrl-C, a full disk or a power cut the same command goes on where it stopped.
+Ctrl-C, a full disk or a power cut the same command goes on where it stopped; within a claim, behind the last part that
+it kept in OUT/claims/NAME.parts/ (see `Context.kept`).
 
 Exit status: 0 everything asked was measured, whatever came out (a claim whose optional package is missing is
 'not run'); 1 a claim is broken; 2 bad input; 130 Ctrl-C.
@@ -13,7 +14,10 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import shutil
+import signal
 import sys
+import threading
 import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -83,6 +87,7 @@ def reproduce(options: Options) -> int:
     status = 0
     with ExitStack() as stack:
         _limit_threads(options.threads, stack)
+        _ctrl_c_stops_at_once(stack)
         try:
             for number, name in enumerate(names, 1):
                 claim = found.get(name) or _unloadable(name, failed[name])
@@ -94,7 +99,11 @@ def reproduce(options: Options) -> int:
         except KeyboardInterrupt:
             status = 130
     if status == 130:
-        print(f"Interrupted. {len(finished)} finished claims are kept in {out}: the same command goes on.", file=screen)
+        print(
+            f"Interrupted. {len(finished)} finished claims, and the finished parts of others, are kept in {out}: "
+            "the same command goes on.",
+            file=screen,
+        )
     elif any(one.broken for one in finished):
         status = 1
     if options.json == "-":
@@ -125,6 +134,9 @@ def _unloadable(name: str, error: Exception) -> Claim:
 def _run(claim: Claim, options: Options, out: Path) -> Finished:
     """Run one claim. Only bad data and Ctrl-C come out of here as errors; anything else breaks this claim alone."""
     ctx = Context(claim, options.full, options.seed, options.threads, options.data, blas_kernel())
+    ctx.parts, ctx.key = _parts(claim.name, out), _key(claim, options)
+    if options.fresh:
+        shutil.rmtree(ctx.parts, ignore_errors=True)
     broken = None
     try:
         claim.run(ctx)
@@ -146,6 +158,10 @@ def _run(claim: Claim, options: Options, out: Path) -> Finished:
     figures = [{**one, "png": base64.b64encode(one["png"]).decode()} for one in ctx.figures]
     key = {**_key(claim, options), "data": plain(ctx.datasets)}
     return Finished(key, claim.title, rows, ctx.notes, figures, broken)
+
+
+def _parts(name: str, out: Path) -> Path:
+    return out / "claims" / f"{name}.parts"
 
 
 def _missing_package(error: Exception) -> str | None:
@@ -205,6 +221,7 @@ def _keep(one: Finished, finished: list[Finished], options: Options, out: Path) 
     try:
         if not (one.reused or one.broken or any(row["outcome"] == "not run" for row in one.rows)):
             report.write(out / "claims" / f"{one.name}.json", json.dumps(asdict(one), allow_nan=False))
+            shutil.rmtree(_parts(one.name, out), ignore_errors=True)
         report.write(out / "report.html", report.html(finished, environment(options.threads)))
         rows = report.rows_json(finished)
         report.write(out / "report.json", rows)
@@ -226,6 +243,21 @@ def _writable(folder: Path) -> Path:
     except OSError as error:
         raise InputError(f"nothing can be written to {folder}: {error.strerror or error}; give another") from error
     return folder
+
+
+def _ctrl_c_stops_at_once(stack: ExitStack) -> None:
+    """Ctrl-C raises KeyboardInterrupt wherever a claim is.
+
+    `fit` would answer Python's own handler by ending the training early, and a claim would take what it then has for
+    finished. A handler that is not Python's own it leaves alone.
+    """
+
+    def stop(number, frame):
+        raise KeyboardInterrupt
+
+    if threading.current_thread() is threading.main_thread():
+        before = signal.signal(signal.SIGINT, stop)
+        stack.callback(signal.signal, signal.SIGINT, before)
 
 
 def _limit_threads(threads: int, stack: ExitStack) -> None:

@@ -141,3 +141,41 @@ def test_progress_prints_quarters_where_there_is_no_terminal(ctx, capsys):
         len(lines) == 4 and lines[0].startswith("demo: dense 25 %") and lines[-1].startswith("demo: dense 100 %, 0 s")
     )
     assert lines[-1].endswith("loss 7")
+
+
+def test_a_part_is_done_once_and_is_found_by_another_run(tmp_path):
+    done = []
+
+    def part():
+        done.append(1)
+        return {"losses": [0.5, 1.0], "weight": np.arange(3, dtype=np.float32)}
+
+    def run(key, name="seed 1"):
+        return Context(CLAIM, parts=tmp_path / "parts", key=key).kept(name, part)
+
+    first, again = run({"seed": 1}), run({"seed": 1})
+    assert len(done) == 1 and again["losses"] == first["losses"] and again["weight"].dtype == np.float32
+    run({"seed": 2})
+    run({"seed": 1}, "seed 2")
+    assert len(done) == 3  # another key, another name
+    next((tmp_path / "parts").glob("seed-2-*")).write_bytes(b"half a file")
+    run({"seed": 1}, "seed 2")
+    assert len(done) == 4
+
+
+def test_a_part_may_be_none(tmp_path):
+    done = []
+    for _ in range(2):
+        assert Context(CLAIM, parts=tmp_path).kept("a", lambda: done.append(1)) is None
+    assert done == [1]
+
+
+def test_without_a_folder_a_part_is_kept_within_the_run_alone(ctx):
+    done = []
+    assert [ctx.kept("a", lambda: done.append(1) or 7) for _ in range(2)] == [7, 7] and done == [1]
+    assert ctx.part("a") is None
+
+
+def test_parts_of_other_data_are_not_taken(tmp_path):
+    one, two = (Context(CLAIM, parts=tmp_path, datasets={"mnist": ("mnist", sha)}) for sha in ("aa", "bb"))
+    assert one.part("a") != two.part("a") and one.part("a") == one.part("a")

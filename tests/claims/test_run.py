@@ -2,8 +2,10 @@
 
 import errno
 import json
+from signal import SIGINT, getsignal, raise_signal
 from types import SimpleNamespace
 
+import numpy as np
 import pytest
 
 pytest.importorskip("minidl.claims")
@@ -164,6 +166,46 @@ def test_ctrl_c_keeps_what_is_finished(started, capsys):
     assert started.start("good", "stopped") == 130
     assert [row["claim"] for row in json.loads((started.out / "report.json").read_text())] == ["good"]
     assert "Interrupted. 1 finished" in capsys.readouterr().out
+
+
+def test_ctrl_c_within_fit_is_not_taken_for_the_end_of_training(started):
+    from minidl import layers, optim, train
+
+    trained = []
+
+    def body(ctx):
+        model = layers.Linear(2, 2, rng=ctx.rng("weights"))
+        batches = [(np.ones((1, 2), np.float32), np.array([0]))] * 3
+        train.fit(model, batches, optim.SGD(model.parameters(), lr=0.1), after_step=lambda k: raise_signal(SIGINT))
+        trained.append(model)
+
+    started.found["fits"] = Claim("fits", "9", "", SECONDS, body)
+    before = getsignal(SIGINT)
+    assert started.start("fits") == 130 and trained == []
+    assert getsignal(SIGINT) is before
+
+
+def test_a_run_after_ctrl_c_goes_on_behind_the_last_part(started):
+    done, stop = [], [True]
+
+    def body(ctx):
+        for seed in range(3):
+            value = ctx.kept(f"seed {seed}", lambda seed=seed: done.append(seed) or {"w": np.arange(seed), "n": (1, 2)})
+            assert value["w"].tolist() == list(range(seed)) and value["n"] == (1, 2)
+            if stop and seed == 1:
+                raise KeyboardInterrupt
+        good(ctx)
+
+    started.found["parts"] = Claim("parts", "9", "", SECONDS, body)
+    folder = started.out / "claims" / "parts.parts"
+    assert started.start("parts") == 130 and done == [0, 1] and len(list(folder.iterdir())) == 2
+    assert started.start("parts", "--seed", "1") == 130 and done == [0, 1, 0, 1]  # parts of another seed are not taken
+    stop.clear()
+    assert started.start("parts") == 0 and done == [0, 1, 0, 1, 2]
+    assert not folder.exists()  # the claim itself is kept now
+    stop.append(True)
+    assert started.start("parts", "--fresh") == 130 and started.start("parts", "--fresh") == 130
+    assert done == [0, 1, 0, 1, 2, 0, 1, 0, 1]
 
 
 def test_an_unknown_claim_lists_the_names(started, capsys):
