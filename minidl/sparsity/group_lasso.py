@@ -26,7 +26,7 @@ import numpy as np
 
 from minidl.errors import InputError
 from minidl.sparsity.groups import Groups
-from minidl.sparsity.prox import Blocks, _along, _pick, _zeroed, group_norms, shrink
+from minidl.sparsity.prox import Blocks, _zeroed, group_norms, shrink
 
 
 class GroupLasso:
@@ -119,7 +119,7 @@ class GroupLasso:
         force = np.append(np.divide(self.lam * self.weights, norms, out=np.zeros_like(norms), where=norms > 0), 0)
         parts = []
         for cut, p in zip(self._blocks, self.groups.parameters.values(), strict=True):
-            faces = [np.broadcast_to(_along(*_pick(face, force)), cut.shape).copy() for face in cut.faces]
+            faces = [np.broadcast_to(force[labels], cut.shape).copy() for labels in cut.faces]
             factor = sum(_zeroed(f, None if self._twice else a) for f, a in zip(faces, cut.again, strict=True))
             parts.append(cut.scale(p.data, factor))
         return parts

@@ -19,25 +19,37 @@ shrinking one group after the other gives another, order-dependent point. Two ob
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 
 
 class Blocks:
     """One parameter's matrix cut into blocks: (N, K) -> (rows, columns) of them, with the labels of each face.
 
-    faces: (axis, one label per block row or column), -1 for none. again: for each face, the blocks that an earlier face
-    gave to the same group, or None: a weight counts once in its group.
+    faces given: (axis, one label per row or column), -1 for none, and perhaps numbers across it to be added to the label
+    (groups.Face). faces kept: labels over the blocks, (rows, 1), (1, columns) or (rows, columns). again: for each face,
+    the blocks that an earlier face gave to the same group, or None: a weight counts once in its group.
+    disjoint: no block lies in two groups.
     """
 
-    def __init__(self, shape: tuple[int, int], faces: list[tuple[int, np.ndarray]]):
-        splits = [_split([labels for axis, labels in faces if axis == a], n) for a, n in enumerate(shape)]
+    def __init__(self, shape: tuple[int, int], faces: list[tuple]):
+        given: tuple[list, list] = ([], [])
+        for axis, *labels in faces:
+            for a, numbers in zip((axis, 1 - axis), labels, strict=False):
+                given[a].append(numbers)
+        splits = [_split(numbers, n) for numbers, n in zip(given, shape, strict=True)]
         self.shape = splits[0][1], splits[1][1]
         self._cut = (*splits[0], *splits[1])  # (outer, n, inner) for the rows, then for the columns
         starts = [inner * np.arange(n) for _, n, inner in splits]
-        self.faces = [(axis, labels[starts[axis]]) for axis, labels in faces]
-        spread = [np.broadcast_to(_along(axis, labels), self.shape) for axis, labels in self.faces]
+        self.faces = [
+            _labels(axis, *(n[starts[a]] for a, n in zip((axis, 1 - axis), labels, strict=False)))
+            for axis, *labels in faces
+        ]
+        spread = [np.broadcast_to(labels, self.shape) for labels in self.faces]
         crossings = [np.any([spread[k] == s for s in spread[:k]] or [False], axis=0) for k in range(len(spread))]
         self.again = [np.nonzero(c) if c.any() else None for c in crossings]
+        self.disjoint = not (sum((s >= 0).astype(int) for s in spread) > 1).any()
 
     def norms(self, data: np.ndarray) -> np.ndarray:
         """||block|| for each block, in float64."""
@@ -78,9 +90,13 @@ def _split(labels: list[np.ndarray], n: int) -> tuple[int, int, int]:
     return table.shape[1] // count, count, inner
 
 
-def _along(axis: int, values: np.ndarray) -> np.ndarray:
-    """One value per row as a column, or one value per column as a row."""
-    return values[:, None] if axis == 0 else values[None, :]
+def _labels(axis: int, along: np.ndarray, across: np.ndarray | None = None) -> np.ndarray:
+    """One label per row as a column, or one per column as a row; with numbers across it, one per block."""
+    along = np.expand_dims(along, 1 - axis)
+    if across is None:
+        return along
+    across = np.expand_dims(across, axis)
+    return np.where((along < 0) | (across < 0), -1, along + across)
 
 
 def group_norms(blocks: list[Blocks], parts: list[list[np.ndarray]], count: int, twice: bool = False) -> np.ndarray:
@@ -90,9 +106,10 @@ def group_norms(blocks: list[Blocks], parts: list[list[np.ndarray]], count: int,
     """
     total = np.zeros(count + 1)
     for cut, faces in zip(blocks, parts, strict=True):
-        for (axis, labels), again, part in zip(cut.faces, cut.again, faces, strict=True):
-            squares = _zeroed(np.square(part), None if twice else again).sum(1 - axis)
-            total += np.bincount(labels % (count + 1), squares, count + 1)
+        for labels, again, part in zip(cut.faces, cut.again, faces, strict=True):
+            alike = tuple(k for k, n in enumerate(labels.shape) if n == 1)
+            squares = _zeroed(np.square(part), None if twice else again).sum(alike)
+            total += np.bincount(labels.ravel() % (count + 1), squares.ravel(), count + 1)
     return np.sqrt(total)
 
 
@@ -103,11 +120,11 @@ def shrink(blocks, norms, t, *, gap=1e-6, start=None, limit=1000):
     similar problem, from which to go on. The gap is relative to the primal value.
     """
     t = np.append(t, 0.0)  # label -1: never shrunk
-    if all(len(cut.faces) == 1 for cut in blocks):
-        n = group_norms(blocks, [[m] for m in norms], len(t) - 1)
+    if all(cut.disjoint for cut in blocks):
+        n = group_norms(blocks, [[m] * len(cut.faces) for cut, m in zip(blocks, norms, strict=True)], len(t) - 1)
         factor = np.maximum(0, 1 - np.divide(t, n, out=np.ones_like(n), where=n > 0))
         factor[-1] = 1
-        return [_along(*_pick(cut.faces[0], factor)) for cut in blocks], None, 0.0
+        return [math.prod(factor[labels] for labels in cut.faces) for cut in blocks], None, 0.0
     return _dual_ascent(blocks, norms, t, gap, start, limit)
 
 
@@ -115,11 +132,6 @@ def _zeroed(part, where):  # part is fresh: nobody else sees it change
     if where is not None:
         part[where] = 0
     return part
-
-
-def _pick(face, values):
-    axis, labels = face
-    return axis, values[labels]
 
 
 def _dual_ascent(blocks, norms, t, tolerance, start, limit):
@@ -136,7 +148,7 @@ def _dual_ascent(blocks, norms, t, tolerance, start, limit):
         inside = length < t
         s = np.where(inside, 1.0, np.divide(t, length, out=np.ones_like(t), where=length > 0))
         new = [
-            [z * _along(*_pick(face, s)) for z, face in zip(faces, cut.faces, strict=True)]
+            [z * s[labels] for z, labels in zip(faces, cut.faces, strict=True)]
             for cut, faces in zip(blocks, moved, strict=True)
         ]
         result, gap = _primal(blocks, norms, new, t, ~inside)
@@ -162,8 +174,8 @@ def _primal(blocks, norms, xi, t, alive):
     for cut, m, faces in zip(blocks, norms, xi, strict=True):
         pull = sum(faces)
         w = np.maximum(m - pull, 0)
-        for face in cut.faces:
-            w *= _along(*_pick(face, alive))
+        for labels in cut.faces:
+            w *= alive[labels]
         result.append(w)
         distance += np.vdot(m - w, m - w) / 2
         dual += np.vdot(pull, m) - np.vdot(pull, pull) / 2  # 1/2 ||m||^2 - 1/2 ||m - pull||^2
