@@ -12,10 +12,12 @@ the result's shape, and so is the answer: a tuple with one array of ids per axis
 
     u.unite(a, b)       index i of a and index i of b are one thing
     u.pinned(n)         n ids of indices that cannot be taken out;  u.pin(a): neither can these
+    u.fresh(n)          n ids of their own
     u.reads(w, i, x, j, fold=None)
                         unites axis i of w with axis j of x, and says that the function sums over them: where a slice of
                         w is 0, that index of x is not read. fold: an argument that is added to the result along axis 0
-                        of w, so that it can take over w times a constant part of x.
+                        of w, so that it can take over w times a constant part of x. Where the axis of x is longer (the
+                        groups of a convolution), it repeats the ids of w's.
 
 A function without a rule pins all it touches: safe, whatever it does.
 """
@@ -146,12 +148,11 @@ def reduction(u, shape, x, axis=None, keepdims=False):
 
 
 def pad(u, shape, x, width):
-    """An axis that is padded grows by indices of no unit."""
+    """An axis that is padded grows by zeros, which can be made at any length: as removable as the axis itself."""
     out = []
-    for ids, n in zip(x, shape, strict=True):
-        if len(ids) != n:
-            u.pin(ids)
-        out.append(ids if len(ids) == n else u.pinned(n))
+    for ids, n, (before, _) in zip(x, shape, np.broadcast_to(width, (len(x), 2)).tolist(), strict=True):
+        zeros = u.fresh if ids.any() else u.pinned
+        out.append(np.concatenate([zeros(before), ids, zeros(n - before - len(ids))]) if len(ids) != n else ids)
     return tuple(out)
 
 

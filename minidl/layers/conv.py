@@ -159,11 +159,12 @@ def _composed(x, weight, bias=None, *, stride=1, padding=0, dilation=1, groups=1
 
 
 def _axes(u, shape, x, weight, bias=None, *, padding=0, groups=1, **kwargs):
-    if groups == 1:  # a constant channel is constant in the result too, unless zeros surround it
-        u.reads(weight, 1, x, 1, fold=None if any(pair(padding)) else bias)
-    else:  # which channels one filter sees depends on its group: nothing can be taken out alone
-        u.pin(x[1])
-        u.pin(weight[0])
+    for ids in (x[1], weight[0]):  # every group keeps as many as the others: the k-th of all groups go together
+        first, *others = ids.reshape(groups, -1)
+        for other in others:
+            u.unite(first, other)
+    # a constant channel is constant in the result too, unless zeros surround it
+    u.reads(weight, 1, x, 1, fold=None if any(pair(padding)) or groups > 1 else bias)
     if bias is not None:
         u.unite(weight[0], bias[0])
     return (x[0], weight[0], u.pinned(shape[2]), u.pinned(shape[3]))

@@ -30,20 +30,21 @@ class Block(Module):
     def __init__(self, inputs: int, outputs: int, stride: int, shortcut: str, rng: np.random.Generator):
         self.conv1, self.bn1 = _conv(inputs, outputs, 3, stride, rng), BatchNorm2d(outputs)
         self.conv2, self.bn2 = _conv(outputs, outputs, 3, 1, rng), BatchNorm2d(outputs)
-        self.stride, self.extra = stride, outputs - inputs
-        if shortcut == "B" and (stride > 1 or self.extra):
+        self.stride = stride
+        if shortcut == "B" and (stride > 1 or inputs != outputs):
             self.conv3, self.bn3 = _conv(inputs, outputs, 1, stride, rng), BatchNorm2d(outputs)
 
-    def shortcut(self, x: Tensor) -> Tensor:
+    def shortcut(self, x: Tensor, channels: int) -> Tensor:
         if hasattr(self, "conv3"):
             return self.bn3(self.conv3(x))
         if self.stride > 1:
             x = x[:, :, :: self.stride, :: self.stride]
-        return x.pad((0, 0, 0, 0, 0, self.extra)) if self.extra else x
+        extra = channels - x.shape[1]
+        return x.pad((0, 0, 0, 0, 0, extra)) if extra else x
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.bn1(self.conv1(x)).relu()
-        return (self.shortcut(x) + self.bn2(self.conv2(y))).relu()
+        y = self.bn2(self.conv2(self.bn1(self.conv1(x)).relu()))
+        return (self.shortcut(x, y.shape[1]) + y).relu()
 
 
 class ResNet(Module):

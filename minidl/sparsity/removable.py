@@ -80,6 +80,7 @@ class Removable:
             return _Edge(read, source, np.array([-1]), np.ones((len(source), 1), bool), said)
         units = self.net.units_of(read.node.args[read.reader])
         nonzero = np.moveaxis(weights != 0, read.axis, 0)
+        nonzero = np.tile(nonzero, (len(source) // len(nonzero), *[1] * (nonzero.ndim - 1)))  # all groups alike
         others = [u for k, u in enumerate(units) if k != read.axis % weights.ndim]
         out = next((k for k, u in enumerate(others) if (u >= 0).any()), 0)
         if not others:

@@ -82,7 +82,7 @@ class _Ids:
         self.pairs.append((a, b))
 
     def reads(self, w: tuple, i: int, x: tuple, j: int, fold: tuple | None = None) -> None:
-        self.unite(w[i], x[j])
+        self.unite(w[i], x[j][: len(w[i])])
         self.readers.append((w, i, x, j, fold))
 
     def components(self) -> np.ndarray:

@@ -114,8 +114,9 @@ def test_a_residual_sum_ties_both_branches():
     assert {m.parameter for m in found[0].members if m.reads} == {"b.weight", "out.weight"}
 
 
-def test_a_grouped_convolution_pins():
-    assert units(Residual(np.random.default_rng(0), groups=2), image()) == []
+def test_a_grouped_convolution_loses_as_many_of_every_group():
+    found = units(Residual(np.random.default_rng(0), groups=2), image())
+    assert [u.members[0].indices.tolist() for u in found] == [[0, 2], [1, 3]]
 
 
 class Joined(Module):
