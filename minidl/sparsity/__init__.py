@@ -3,20 +3,23 @@
 A small vocabulary, one concept a file:
 
     units.py         what leaves a network together: found on the tape, by the ids of axis indices
-    groups.py        which weights are to vanish together: rows and columns with labels
+    function.py      a plain function of Tensors as a model, for those who have no Module
+    groups.py        which weights are to vanish together: rows and columns with labels;  picture.py: their picture
     group_lasso.py   the penalty on the norms of groups;  prox.py: the step that makes them exactly 0
     removable.py     which units do nothing: the ones that nobody reads, and the ones that are constant
     compact.py       the smaller ordinary network, and the certificate
     cost.py          multiply-adds and weights, counted on the tape
+    ways.py          what zeros are worth: dense, compressed rows, rows and columns removed, compacted, timed
 """
 
 from minidl.sparsity.compact import Certificate, compact
 from minidl.sparsity.cost import Cost, cost
+from minidl.sparsity.function import Function
 from minidl.sparsity.group_lasso import GroupLasso
 from minidl.sparsity.groups import Groups, groups, own_groups
 from minidl.sparsity.units import Unit, silence_, units
 
 __all__ = [
-    "Certificate", "Cost", "GroupLasso", "Groups", "Unit", "compact", "cost", "groups", "own_groups", "silence_",
+    "Certificate", "Cost", "Function", "GroupLasso", "Groups", "Unit", "compact", "cost", "groups", "own_groups", "silence_",
     "units",
 ]  # fmt: skip
