@@ -96,13 +96,15 @@ def swapaxes(u, shape, x, a, b):
 
 
 def getitem(u, shape, x, index=None):
-    """A slice takes part of the ids; an integer picks one index by its place, so none of that axis may move."""
+    """A slice takes part of the ids; integers pick indices by their place, so none of that axis may move."""
     items = list(index) if isinstance(index, tuple) else [index]
     plain = (slice, int, np.integer, type(None), type(Ellipsis))
-    if any(isinstance(i, bool) or not isinstance(i, plain) for i in items):
+    lists = [isinstance(i, np.ndarray) and i.dtype.kind in "iu" for i in items]
+    picks = sum(lists) + sum(isinstance(i, (int, np.integer)) for i in items)
+    strange = any(isinstance(i, bool) or not (a or isinstance(i, plain)) for i, a in zip(items, lists, strict=True))
+    if strange or (any(lists) and picks > 1):  # two lists of places are walked together
         return _pin_all(u, shape, *x)
-    if Ellipsis in items:
-        k = items.index(Ellipsis)
+    for k in [k for k, i in enumerate(items) if i is Ellipsis]:
         items[k : k + 1] = [slice(None)] * (len(x) - sum(i is not None and i is not Ellipsis for i in items))
     axes, out = iter(x), []
     for item in items:
@@ -112,6 +114,7 @@ def getitem(u, shape, x, index=None):
             out.append(next(axes)[item])
         else:
             u.pin(next(axes))
+            out += [u.pinned(n) for n in np.shape(item)]
     return (*out, *axes)
 
 

@@ -20,6 +20,6 @@ from minidl.sparsity.groups import Groups, groups, own_groups
 from minidl.sparsity.units import Unit, silence_, units
 
 __all__ = [
-    "Certificate", "Cost", "Function", "GroupLasso", "Groups", "Unit", "compact", "cost", "groups", "own_groups", "silence_",
-    "units",
+    "Certificate", "Cost", "Function", "GroupLasso", "Groups", "Unit", "compact", "cost", "groups", "own_groups",
+    "silence_", "units",
 ]  # fmt: skip

@@ -26,7 +26,7 @@ import numpy as np
 
 from minidl.errors import InputError
 from minidl.sparsity.groups import Groups
-from minidl.sparsity.prox import Blocks, _zeroed, group_norms, shrink
+from minidl.sparsity.prox import _zeroed, group_norms, shrink
 
 
 class GroupLasso:
@@ -48,8 +48,7 @@ class GroupLasso:
         self.groups, self.rule, self.per, self.gap, self.lam = groups, rule, per, gap, lam
         self._twice = rule == "published"
         self._eps = 1e-8 if rule == "published" and "unit" in groups.by else 0.0
-        faces = {n: [(f.axis, f.labels) for f in groups.faces if f.parameter == n] for n in groups.parameters}
-        self._blocks = [Blocks((len(p.data), p.data[0].size), faces[n]) for n, p in groups.parameters.items()]
+        self._blocks = groups.blocks()
         self._weighting = weights if isinstance(weights, str) else "array"
         self.weights = self._checked_weights(weights)
         self._dual = None  # the last proximal step's dual solution: the next step starts from it
@@ -94,8 +93,7 @@ class GroupLasso:
 
     def sizes(self) -> np.ndarray:
         """The number of weights in each group."""
-        roots = self._spread([np.sqrt(cut.sizes()) for cut in self._blocks])
-        return np.rint(np.square(group_norms(self._blocks, roots, self.groups.count, self._twice)[:-1]))
+        return self.groups.sizes(self._twice)
 
     def norms(self) -> np.ndarray:
         """||w_g|| of each group, by the rule's own definition but without its 1e-8."""

@@ -123,6 +123,7 @@ class Network:
 
     slots: {name of a parameter or buffer: one array of unit numbers per axis}; reads: every `Read`
     state: {Tensor that came in as state: the Tensor that came out}; layer, index: of each unit
+    tables: the parameters of which integers that are given pick rows
     """
 
     def __init__(self, model, x, dtype=None):
@@ -134,6 +135,7 @@ class Network:
         self._u, self._ids, self._fixed = _Ids(), {}, {}
         self._name_leaves(leaves)
         self.reads: list[Read] = []
+        self.tables: set = set()
         carried = [ids for node in self.tape for ids in self._apply_rule(node)]
         goes_on = {key(after) for after in self.state.values()}
         for t in tensors_in(self.out):
@@ -182,6 +184,9 @@ class Network:
         self._u.readers.clear()
         found = axis_rule(node.function)(self._u, shape, *ids, **node.kwargs)
         fixed = [self.is_fixed(a) for a in node.args]
+        given = [a for a in (*node.args, *_leaves(tuple(node.kwargs.values()))) if isinstance(a, np.ndarray)]
+        if any(a.dtype.kind in "iu" for a in given):  # which rows of weights are taken comes from outside
+            self.tables |= {self.name_of(a) for a in node.args if isinstance(a, Tensor) and self.is_fixed(a)}
         for w, i, x, j, fold in self._u.readers:
             reader, data = (next(k for k, a in enumerate(ids) if a is t) for t in (w, x))
             takes = next((k for k, a in enumerate(ids) if a is fold), None)
@@ -191,9 +196,9 @@ class Network:
             self.reads.append(Read(node, reader, i, data, j, takes, fixed[reader], loops))
         for k, axes in enumerate(found if several else (found,)):
             self._ids[id(node), k] = axes
-            if all(fixed):
+            if all(fixed) and not given:
                 self._fixed[id(node), k] = next(filter(None, map(self.name_of, node.args)), None)
-        return [] if all(fixed) else [a for axes in (found if several else (found,)) for a in axes]
+        return [] if all(fixed) and not given else [a for axes in (found if several else (found,)) for a in axes]
 
     def _argument(self, a, value):
         """The ids of one argument as a tuple of its own, so that a rule can be understood by which tuple it names."""
@@ -316,6 +321,10 @@ def tensors_in(tree) -> list[Tensor]:
     if isinstance(tree, (list, tuple)):
         return [t for part in tree for t in tensors_in(part)]
     return [tree] if isinstance(tree, Tensor) else []
+
+
+def _leaves(tree) -> list:
+    return [leaf for part in tree for leaf in _leaves(part)] if isinstance(tree, (list, tuple)) else [tree]
 
 
 def _shapes(tree):

@@ -80,8 +80,12 @@ def test_getitem_slices_ids_and_pins_what_is_picked_by_place():
     assert list(out[3]) == list(of_x[2][1:3]) and list(out[1]) == list(of_x[1]) and out[2] == 0
     out, (of_x,) = ids_of(rules.getitem, x, index=(0, slice(None, None, -1)))
     assert not of_x[0].any() and list(out[0]) == list(of_x[1][::-1])
-    _, (of_x,) = ids_of(rules.getitem, x, index=(slice(None), np.array([0, 0])))
-    assert not any(a.any() for a in of_x)
+    out, (of_x,) = ids_of(rules.getitem, x, index=(slice(None), np.array([[0, 2], [0, 1]])))
+    assert not of_x[1].any() and not out[1].any() and not out[2].any()
+    assert list(out[0]) == list(of_x[0]) and list(out[3]) == list(of_x[2]) and of_x[2].all()
+    for index in ((np.array([0, 1]), np.array([0, 0])), (0, np.array([0, 0])), (x > 0,)):
+        _, (of_x,) = ids_of(rules.getitem, x, index=index)
+        assert not any(a.any() for a in of_x)
 
 
 def test_concatenate_joins_and_stack_adds_a_pinned_axis():

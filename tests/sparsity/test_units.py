@@ -63,14 +63,11 @@ def test_mlp():
 
 @pytest.mark.parametrize("form", ["auto", "composed"])
 def test_intrinsic_sparse_structures_of_the_language_model(form):
-    """Layer 1: 4(E + H1) + 4H1 + 4H2; layer 2: 4(H1 + H2) + 4H2 + V; published counts, crossings twice.
-
-    In the composed form the embedding is weight[ids], which picks rows by place: that pins.
-    """
+    """Layer 1: 4(E + H1) + 4H1 + 4H2; layer 2: 4(H1 + H2) + 4H2 + V; published counts, crossings twice."""
     model, x = language_model()
     with backend.form(form):
         twice, once = sizes(model, x, twice=True), sizes(model, x)
-    words = {("embedding", 11 + 24): 7} if form == "auto" else {}
+    words = {("embedding", 11 + 24): 7}
     assert twice == {("layers.0", 4 * 13 + 24 + 20): 6, ("layers.1", 4 * 11 + 20 + 11): 5} | words
     assert once == {("layers.0", 92): 6, ("layers.1", 71): 5} | words
 
