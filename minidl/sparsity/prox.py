@@ -23,13 +23,15 @@ import math
 
 import numpy as np
 
+from minidl.backend import twin
+
 
 class Blocks:
     """One parameter's matrix cut into blocks: (N, K) -> (rows, columns) of them, with the labels of each face.
 
-    faces given: (axis, one label per row or column), -1 for none, and perhaps numbers across it to be added to the label
-    (groups.Face). faces kept: labels over the blocks, (rows, 1), (1, columns) or (rows, columns). again: for each face,
-    the blocks that an earlier face gave to the same group, or None: a weight counts once in its group.
+    faces given: (axis, one label per row or column), -1 for none, and perhaps numbers across it to be added to the
+    label (groups.Face). faces kept: labels over the blocks, (rows, 1), (1, columns) or (rows, columns). again: for each
+    face, the blocks that an earlier face gave to the same group, or None: a weight counts once in its group.
     disjoint: no block lies in two groups.
     """
 
@@ -53,21 +55,37 @@ class Blocks:
 
     def norms(self, data: np.ndarray) -> np.ndarray:
         """||block|| for each block, in float64."""
-        letters = [l for l, n in zip("aibcjd", self._cut, strict=True) if n > 1]
-        text, keep = "".join(letters), "".join(l for l in letters if l in "ij")
-        cut = data.reshape([n for n in self._cut if n > 1])
-        return np.sqrt(np.einsum(f"{text},{text}->{keep}", cut, cut).astype(np.float64)).reshape(self.shape)
+        return np.sqrt(block_squares(data.reshape(self._cut)))
 
     def scale(self, data: np.ndarray, factor: np.ndarray) -> np.ndarray:
         """Every block times its factor: a new array."""
-        a, i, b, c, j, d = self._cut
-        spread = factor.astype(data.dtype).reshape(1, i, 1, 1, j, 1)
-        return (data.reshape(self._cut) * spread).reshape(data.shape)
+        return scaled_blocks(data.reshape(self._cut), factor).reshape(data.shape)
+
+    def spread(self, values: np.ndarray, like: np.ndarray) -> np.ndarray:
+        """One value per block -> one per weight, as an array of the shape and dtype of `like`."""
+        i, j = self.shape
+        full = np.broadcast_to(values.astype(like.dtype).reshape(1, i, 1, 1, j, 1), self._cut)
+        return full.reshape(like.shape)
 
     def sizes(self) -> np.ndarray:
         """How many weights each block holds."""
         a, _, b, c, _, d = self._cut
         return np.full(self.shape, float(a * b * c * d))
+
+
+@twin
+def block_squares(x: np.ndarray) -> np.ndarray:
+    """The sum of squares of every block: x (a, i, b, c, j, d) -> (i, j) in float64."""
+    letters = [l for l, n in zip("aibcjd", x.shape, strict=True) if n > 1]
+    text, keep = "".join(letters), "".join(l for l in letters if l in "ij")
+    cut = x.reshape([n for n in x.shape if n > 1])
+    return np.einsum(f"{text},{text}->{keep}", cut, cut).astype(np.float64).reshape(x.shape[1], x.shape[4])
+
+
+@twin
+def scaled_blocks(x: np.ndarray, factor: np.ndarray) -> np.ndarray:
+    """x (a, i, b, c, j, d) times factor (i, j), in x's dtype: a new array."""
+    return x * factor.astype(x.dtype).reshape(1, x.shape[1], 1, 1, x.shape[4], 1)
 
 
 def _split(labels: list[np.ndarray], n: int) -> tuple[int, int, int]:
