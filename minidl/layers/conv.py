@@ -17,7 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from minidl.backend import twin
-from minidl.errors import ShapeError
+from minidl.errors import InputError, ShapeError
 from minidl.layers.module import Module, Parameter
 from minidl.tensor import Op, Tensor
 
@@ -184,12 +184,15 @@ class Conv2d(Module):
     """2-D convolution (cross-correlation, as everywhere) with PyTorch's default initialisation.
 
     x: (N, in_channels, H, W) -> y: (N, out_channels, P, Q). kernel_size, stride, padding, dilation: an int for both
-    axes, or a pair (height, width).
+    axes, or a pair (height, width). kept: (c, k, l), integers (n,) each: read only these positions of the window, with
+    a weight (out_channels, n); see conv_kept.py.
     """
+
+    kept: np.ndarray | None = None
 
     def __init__(
         self, in_channels: int, out_channels: int, kernel_size, *, rng: np.random.Generator,
-        stride=1, padding=0, dilation=1, groups=1, bias=True,
+        stride=1, padding=0, dilation=1, groups=1, bias=True, kept=None,
     ):  # fmt: skip
         if in_channels % groups or out_channels % groups:
             raise ShapeError(f"{in_channels} and {out_channels} channels do not divide into {groups} groups")
@@ -199,8 +202,33 @@ class Conv2d(Module):
         self.weight = Parameter(rng.uniform(-bound, bound, shape).astype(np.float32))
         self.bias = Parameter(rng.uniform(-bound, bound, out_channels).astype(np.float32)) if bias else None
         self.options = dict(stride=stride, padding=padding, dilation=dilation, groups=groups)
+        if kept is not None:
+            self.keep(kept)
+
+    def keep(self, kept) -> None:
+        """Read only these positions (c, k, l) of the window from now on."""
+        _, c, *kernel = self.weight.shape
+        kept = np.array(kept, np.int64)
+        limits = (c, *kernel)
+        if (
+            self.options["groups"] > 1
+            or kept.shape[:1] != (3,)
+            or not all(0 <= row.min() and row.max() < n for row, n in zip(kept, limits, strict=True))
+        ):
+            raise InputError(
+                f"kept must be three rows of places (c, k, l) below {limits}, of a convolution in one group; got shape "
+                f"{kept.shape} with groups={self.options['groups']}"
+            )
+        self.weight.data, self.weight.grad = np.ascontiguousarray(self.weight.data[:, *kept]), None
+        self.kept, self.buffers = kept, ("kept",)
+        self.options = {k: v for k, v in self.options.items() if k != "groups"} | {"kernel": tuple(kernel)}
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.kept is not None:
+            from minidl.layers.conv_kept import conv2d_kept
+
+            bias = () if self.bias is None else (self.bias,)
+            return conv2d_kept(x, self.weight, self.kept, *bias, **self.options)
         args = (self.weight,) if self.bias is None else (self.weight, self.bias)
         return conv2d(x, *args, **self.options)
 
@@ -208,9 +236,15 @@ class Conv2d(Module):
         """(name, array) of everything that makes y[n, o, p, q], in the chosen form; see conv_steps.py."""
         from minidl.layers.conv_steps import conv_steps
 
+        if self.kept is not None:
+            raise InputError(f"steps shows whole windows; this convolution reads {len(self.kept[0])} positions of one")
         return conv_steps(x, self.weight, self.bias, n=n, o=o, p=p, q=q, **self.options)
 
     def extra_repr(self) -> str:
-        o, c, k, l = self.weight.shape
         changed = {k: v for k, v in self.options.items() if v != (0 if k == "padding" else 1)}
-        return f"{c * self.options['groups']}, {o}, {k}x{l}" + "".join(f", {k}={v}" for k, v in changed.items())
+        if self.kept is None:
+            o, c, k, l = self.weight.shape
+            size = f"{c * self.options['groups']}, {o}, {k}x{l}"
+        else:
+            size = f"{len(self.weight)}, {len(self.kept[0])} positions kept"
+        return size + "".join(f", {k}={v}" for k, v in changed.items())

@@ -82,7 +82,8 @@ class Module:
         """Change every parameter and buffer to a dtype, in place; exactness tests run in float64."""
         for m in self.modules():
             for name in m.buffers:
-                setattr(m, name, getattr(m, name).astype(dtype))
+                if getattr(m, name).dtype.kind == "f":  # places stay integers
+                    setattr(m, name, getattr(m, name).astype(dtype))
         for p in self.parameters():
             p.data, p.grad = p.data.astype(dtype), None
         return self

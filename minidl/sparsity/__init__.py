@@ -7,12 +7,15 @@ A small vocabulary, one concept a file:
     groups.py        which weights are to vanish together: rows and columns with labels;  picture.py: their picture
     group_lasso.py   the penalty on the norms of groups;  prox.py: the step that makes them exactly 0
     removable.py     which units do nothing: the ones that nobody reads, and the ones that are constant
-    compact.py       the smaller ordinary network, and the certificate
+    branches.py      which branches are constant and can leave as a whole
+    compact.py       the smaller ordinary network;  certificate.py: the table, and the proof that nothing else changed
+    columns.py       convolutions that read only the positions some filter uses
     cost.py          multiply-adds and weights, counted on the tape
     ways.py          what zeros are worth: dense, compressed rows, rows and columns removed, compacted, timed
 """
 
-from minidl.sparsity.compact import Certificate, compact
+from minidl.sparsity.certificate import Certificate
+from minidl.sparsity.compact import NothingToRemove, compact
 from minidl.sparsity.cost import Cost, cost
 from minidl.sparsity.function import Function
 from minidl.sparsity.group_lasso import GroupLasso
@@ -20,6 +23,6 @@ from minidl.sparsity.groups import Groups, groups, own_groups
 from minidl.sparsity.units import Unit, silence_, units
 
 __all__ = [
-    "Certificate", "Cost", "Function", "GroupLasso", "Groups", "Unit", "compact", "cost", "groups", "own_groups",
-    "silence_", "units",
+    "Certificate", "Cost", "Function", "GroupLasso", "Groups", "NothingToRemove", "Unit", "compact", "cost", "groups",
+    "own_groups", "silence_", "units",
 ]  # fmt: skip

@@ -1,113 +1,119 @@
-"""Compact: take the units that do nothing out of a network, and prove that nothing else changed.
+"""Compact: take the parts that do nothing out of a network, and prove that nothing else changed.
 
-What a unit is comes from units.py, which ones do nothing from removable.py. Here their indices are cut from every
-parameter, buffer, state and velocity. The result is a model of the same classes with smaller arrays, an ordinary one.
-It is run against the original in float64 on x; were they more than rounding apart, nothing would be returned.
+Constant branches leave first (branches.py), then units: what a unit is comes from units.py, which ones do nothing from
+removable.py. Their indices are cut from every parameter, buffer, state and velocity; with `columns`, convolutions stop
+reading positions (c, k, l) that no filter uses (columns.py). The result is a model of the same classes with smaller
+arrays, an ordinary one. It is run against the original in float64 on x (certificate.py); were they more than rounding
+apart, nothing would be returned.
 """
 
 from __future__ import annotations
 
 import copy
-from dataclasses import dataclass
 
 import numpy as np
 
 from minidl.errors import CompactError, InputError
-from minidl.sparsity.cost import Cost, cost
+from minidl.sparsity.branches import Branches
+from minidl.sparsity.certificate import Certificate, prove
+from minidl.sparsity.columns import drop_columns, used_columns
+from minidl.sparsity.cost import cost
 from minidl.sparsity.removable import Removable
-from minidl.sparsity.units import Network, arguments, buffers_of, key, tensors_in
-from minidl.tensor import Tensor, no_grad
+from minidl.sparsity.units import Network, arguments, buffers_of
+from minidl.tensor import Tensor
 
 
-@dataclass(frozen=True)
-class Certificate:
-    """What was removed and why, what stays and why, and the proof. `str(certificate)` is all of it as a table.
-
-    removed, stays: rows (layer, reason, number of units). kept: {layer: the indices of its units that are left}.
-    folded: the biases that took over constants. before, after: Cost of model(x). difference: the largest |y - y'| over
-    the outputs of the original and the small network in float64 and evaluation mode, at most tolerance = 1e-12 times
-    max(1, max|y|).
-    """
-
-    removed: list[tuple[str, str, int]]
-    stays: list[tuple[str, str, int]]
-    kept: dict[str, np.ndarray]
-    folded: list[str]
-    before: Cost
-    after: Cost
-    difference: float
-    tolerance: float
-
-    macs_before = property(lambda self: self.before.macs)
-    macs_after = property(lambda self: self.after.macs)
-    weights_before = property(lambda self: self.before.weights)
-    weights_after = property(lambda self: self.after.weights)
-
-    def __str__(self):
-        lines = []
-        for title, rows in (("removed", self.removed), ("stays", self.stays)):
-            lines += [f"{title:14}{count:9,}  {layer:12}  {reason}" for layer, reason, count in rows]
-        if self.folded:
-            lines.append(f"{'folded into':14}{', '.join(self.folded)}")
-        for name, a, b in (
-            ("multiply-adds", self.macs_before, self.macs_after),
-            ("weights", self.weights_before, self.weights_after),
-        ):
-            lines.append(f"{name:14}{a:,} -> {b:,} ({b / max(a, 1):.1%})")
-        lines.append(f"{'proof':14}largest difference {self.difference:.1e} in float64, {self.tolerance:.1e} allowed")
-        return "\n".join(lines)
+class NothingToRemove(CompactError):
+    """Every unit of the network is needed: there is nothing that could be certified."""
 
 
-def compact(model, x, optimizer=None):
-    """(small, certificate): the model without its units that do nothing, and the proof; `model` is not changed.
+def compact(model, x, optimizer=None, *, columns: bool = False, maps: bool = False):
+    """(small, certificate): the model without its parts that do nothing, and the proof; `model` is not changed.
 
     x: the model's argument, or a tuple of its arguments (state as in `units`). With `optimizer` the answer is
-    (small, certificate, small optimizer): a copy that holds the small parameters and the velocities that belong to
-    them, so that training goes on. Every layer keeps one unit at least. A bias that takes over a constant is rounded to
-    its own dtype; the proof is about float64. Raises CompactError if nothing can be removed, or if the small network
-    would compute something else.
+    (small, certificate, small optimizer): a copy that holds the small parameters and the state that belongs to them
+    (velocities, Adam's means), so that training goes on. Every layer keeps one unit at least or leaves with its branch.
+    columns: also let convolutions read only the positions (c, k, l) that some filter uses. maps: let a branch leave
+    whose constant differs from pixel to pixel; the small network then takes images of this size alone. A weight that
+    takes over a constant is rounded to its own dtype; the proof is about float64. Raises CompactError if nothing can be
+    removed, or if the small network would compute something else.
     """
-    net = Network(model, x, np.float64)
+    whole = net = Network(model, x, np.float64)
+    branches = Branches(whole, maps)
+    if branches.constants and branches.hold(shorter := branches.leave(copy.deepcopy(whole.model))):
+        net = Network(shorter, x, np.float64)
+    left = branches.rows() if net is not whole else []
     found = Removable(net)
-    if not found.gone.any():
-        why = "; ".join(f"{layer}: {count} {reason}" for layer, reason, count in found.stays())
-        raise CompactError(f"nothing can be removed, so there is nothing to certify ({why or 'no unit was found'})")
-    cut = _Cut(net, found)
-    small_x = cut.arguments(arguments(x))
-    difference, tolerance = _compare(net, cut, cut.arguments(net.args))
-    small = cut.model(model)
-    kept = {layer: np.array([], int) for layer in net.layer}
+    cut = _Cut(net, found, columns)
+    if not (found.gone.any() or left or cut.columns):
+        why = "; ".join(f"{layer}: {count} {reason}" for layer, reason, count in [*branches.refused, *found.stays()])
+        raise NothingToRemove(f"nothing can be removed, so there is nothing to certify ({why or 'no unit was found'})")
+    proof = prove(whole, cut)
+    small = cut.model(branches.leave(copy.deepcopy(model)) if left else copy.deepcopy(model))
+    kept = {layer: np.array([], int) for layer in [*net.layer, *(layer for layer, _, _ in left)]}
     for k in np.flatnonzero(~found.gone[:-1]):
         kept[net.layer[k]] = np.append(kept[net.layer[k]], net.index[k])
     certificate = Certificate(
-        found.removed(), found.stays(), kept, sorted(found.folds), cost(model, x), cost(small, small_x), difference,
-        tolerance,
+        removed=left + found.removed(), stays=branches.refused + found.stays(), kept=kept, folded=sorted(found.folds),
+        merged=sorted(found.merges), columns={name: (int(used.sum()), len(used)) for name, used in cut.columns.items()},
+        before=cost(model, x), after=cost(small, cut.arguments(arguments(x))), proof=proof,
     )  # fmt: skip
     return (small, certificate) if optimizer is None else (small, certificate, cut.optimizer(optimizer, model, small))
 
 
 class _Cut:
-    """Cuts the units that go out of everything that has a place for them."""
+    """Cuts what goes out of everything that has a place for it. columns: as from used_columns."""
 
-    def __init__(self, net: Network, found: Removable):
-        self.net, self.folds, self.gone = net, found.folds, found.gone
+    def __init__(self, net: Network, found: Removable, columns: bool):
+        self.net, self.gone, self.adds = net, found.gone, found.folds | found.merges
+        self.carriers = found.carriers
+        self.columns: dict[str, np.ndarray] = {}
+        self.columns = used_columns(self.small()) if columns else {}
 
     def array(self, array: np.ndarray, slots) -> np.ndarray:
+        """The array without gone units; slots: the units along each axis."""
         for axis, units in enumerate(slots):
             if self.gone[units].any():
                 array = array.take(np.flatnonzero(~self.gone[units]), axis)
         return array
 
-    def model(self, model):
-        small = copy.deepcopy(model)
+    def parameter(self, name: str, array: np.ndarray) -> np.ndarray | None:
+        """What is left of an array that belongs to a parameter (its gradient, its velocity), or None.
+
+        A Constant has the name of the bias whose place it takes, and its state.
+        """
+        slots = self.net.slots.get(name, ())
+        shape = [len(units) for units in slots]
+        if not slots or array.size != np.prod(shape):
+            return None
+        array = self.array(array.reshape(shape), slots)
+        own = self.columns.get(name.removesuffix(".weight"))
+        return array if own is None or not name.endswith(".weight") else array.reshape(len(array), -1)[:, own]
+
+    def spoken_for(self, name: str) -> np.ndarray:
+        """Where, in what is left of a parameter, a carrier is computed: it answers for others, so its slope changes."""
+        slots = self.net.slots[name]
+        mask = np.zeros([len(units) for units in slots], bool)
+        for axis, units in enumerate(slots):
+            if not self.net.reading[name, axis]:
+                mask |= self.carriers[units].reshape([-1 if k == axis else 1 for k in range(mask.ndim)])
+        kept = self.parameter(name, mask)
+        assert kept is not None
+        return kept
+
+    def model(self, small):
+        """Cut a model that is like the traced one, in place, and return it."""
         for name, p in small.named_parameters():
-            data = p.data
-            if name in self.folds:
-                data = (data + self.folds[name]).astype(data.dtype)
+            data = (p.data + self.adds[name]).astype(p.dtype) if name in self.adds else p.data
             p.data, p.grad = self.array(data, self.net.slots[name]), None
         for name, (module, attribute) in buffers_of(small).items():
             setattr(module, attribute, self.array(getattr(module, attribute), self.net.slots[name]))
+        drop_columns(small, self.columns)
         return small
+
+    def small(self):
+        """The small network in float64 and evaluation mode."""
+        return self.model(copy.deepcopy(self.net.model))
 
     def arguments(self, args: tuple) -> tuple:
         """The same arguments, the state without its removed units. args: nested as the network's own."""
@@ -121,35 +127,19 @@ class _Cut:
         return walk(self.net.args, args)
 
     def optimizer(self, optimizer, model, small):
+        """A copy of the optimizer that holds the small parameters, each with what is left of its state."""
         names = {id(p): name for name, p in model.named_parameters()}
         if any(id(p) not in names for p in optimizer.params):
             raise InputError("the optimizer holds parameters that are not this model's: give the one that trained it")
         parameters = dict(small.named_parameters())
-        theirs = [names[id(p)] for p in optimizer.params]
-        less = copy.copy(optimizer)
-        less.params = [parameters[name] for name in theirs]
-        less.velocity = {k: self.array(v, self.net.slots[theirs[k]]) for k, v in optimizer.velocity.items()}
+        less, less_state = copy.copy(optimizer), []
+        for p, state in zip(optimizer.params, optimizer.state, strict=True):
+            if names[id(p)] in parameters:
+                cut = {k: self.parameter(names[id(p)], v) if np.ndim(v) else v for k, v in state.items()}
+                less_state.append({k: v for k, v in cut.items() if v is not None})
+        less.groups = [
+            {**group, "params": [parameters[names[id(p)]] for p in group["params"] if names[id(p)] in parameters]}
+            for group in optimizer.groups
+        ]
+        less.state = less_state
         return less
-
-
-def _compare(net: Network, cut: _Cut, args: tuple) -> tuple[float, float]:
-    """(the largest difference of any output, what is allowed) between the traced network and the small one."""
-    try:
-        with no_grad():
-            out = cut.model(net.model)(*args)
-    except Exception as error:  # whatever a forward may raise when its sizes are written into it
-        raise CompactError(
-            f"the small network does not run ({type(error).__name__}: {error}): its forward must read sizes from its "
-            "arrays, not from numbers that were right for the large one"
-        ) from error
-    difference, largest = 0.0, 1.0
-    for before, after in zip(tensors_in(net.out), tensors_in(out), strict=True):
-        expected = cut.array(before.data, net.units_of(key(before)))
-        difference = max(difference, float(np.abs(expected - after.data).max(initial=0)))
-        largest = max(largest, float(np.abs(expected).max(initial=0)))
-    if not difference <= 1e-12 * largest:
-        raise CompactError(
-            f"the small network differs by {difference:.1e} where {1e-12 * largest:.1e} is rounding: its forward does "
-            "something with its units that the tape does not show"
-        )
-    return difference, 1e-12 * largest

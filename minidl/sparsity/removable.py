@@ -3,8 +3,9 @@
     unread      every weight that reads the unit is 0, or leads only to units that are taken out too. Whatever it says,
                 nobody hears it. (Weights from a recurrent unit to itself do not matter.)
     constant    every weight into the unit is 0, or comes from a constant: it says the same number c at every sample.
-                Then what reads it gets c times its weights added to its bias. It must have a bias, and no padding:
-                zeros around a constant image make the border differ. A recurrent unit fed by its bias alone is not
+                What reads it gets c times its weights added to its bias: exact where nothing is padded. Zeros around a
+                constant image make the border differ, and some layers have no bias: there one constant unit k stays
+                and speaks for all, W[:, k] += sum_d W[:, d] c_d / c_k. A recurrent unit fed by its bias alone is not
                 constant (h_t = .197, .296, .346, ...): it goes only if it says 0 throughout.
 
 Both are walks over the tape: "who hears it" from the outputs backwards, "what depends on data" from the input forwards.
@@ -22,6 +23,7 @@ from minidl.tensor import Tensor
 
 UNREAD = "unread: every weight that reads it is 0"
 CONSTANT = "constant: every weight into it is 0"
+CARRIER = "constant: speaks for others to a reader that pads or has no bias"
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Removable:
     """The units of a network that can go, and what is to be added to which bias for it.
 
     All masks have one place more than there are units: the last is for number -1.
-    gone: the units that can go; constant: those of them that are constant; folds: {bias: what to add to it}.
+    gone: the units that can go; constant: those that are constant; carriers: the constants that stay for others;
+    folds: {bias: what to add to it}; merges: {weight: what to add to it}.
     """
 
     def __init__(self, net: Network):
@@ -52,6 +55,7 @@ class Removable:
         self.reads_at: dict[int, list[_Edge]] = {}
         for e in self.edges:
             self.reads_at.setdefault(id(e.read.node), []).append(e)
+        self.uses = Counter(k for node in net.tape for k in {id(a) for a in node.args})
         self.held = self._mask()  # the first unit of a layer that would lose all of them
         self.why: dict[int, str] = {}  # unit -> why it stays although nothing feeds it
         constant = self._find_constants()
@@ -61,7 +65,6 @@ class Removable:
             if not emptied:
                 break
             self.held[emptied] = True
-        self.folds = self._fold()
 
     def _mask(self, *true: np.ndarray) -> np.ndarray:
         mask = np.zeros(len(self.net.layer) + 1, bool)
@@ -85,7 +88,7 @@ class Removable:
         out = next((k for k, u in enumerate(others) if (u >= 0).any()), 0)
         if not others:
             return _Edge(read, source, np.array([-1]), nonzero[:, None], said)
-        connected = nonzero.any(axis=tuple(k + 1 for k in range(len(others)) if k != out))
+        connected = np.any(nonzero, axis=tuple(k + 1 for k in range(len(others)) if k != out))
         return _Edge(read, source, others[out], connected, said)
 
     # -- who hears it --------------------------------------------------------------------------------------------------
@@ -167,40 +170,66 @@ class Removable:
     # -- what goes -----------------------------------------------------------------------------------------------------
     def _decide(self, constant: np.ndarray) -> None:
         unread = ~self._heard(deaf=self._mask())
-        self.constant = constant & ~self.held & ~unread
-        while True:
-            stays = ~(unread | self.constant)
-            refused = self._mask()
-            for e in self.edges:
-                given = self.constant[e.source] & (e.said != 0) & e.connected[:, stays[e.target]].any(1)
-                if given.any() and not self._takes_over(e.read):
-                    refused |= self._mask(e.source[given])
-                    reader = self.net.name_of(e.read.node.args[e.read.reader])
-                    where = layer_of(reader) if reader else f"a product of activations ({e.read.node.name})"
-                    self._say_why(
-                        refused, f"constant, but {where} cannot take it over (no bias, padding, or run twice)"
-                    )
-            if not refused.any():
-                break
-            self.constant &= ~refused
-        self.gone = (self.constant | ~self._heard(deaf=self.constant)) & ~self.held
+        self.constant, self.carriers = constant & ~self.held & ~unread, self._mask()
+        while not self._hand_over(unread):
+            pass
+        goes = self.constant & ~self.carriers
+        self.gone = (goes | ~self._heard(deaf=goes)) & ~self.held
+
+    def _hand_over(self, unread: np.ndarray) -> bool:
+        """Find a place for what every constant says to those that stay; False if a constant more had to stay for it."""
+        goes = self.constant & ~self.carriers
+        stays = ~(unread | goes)
+        refused = self._mask()
+        self.folds: dict[str, np.ndarray] = {}
+        merges: dict[str, list] = {}
+        for e in self.edges:
+            given = np.flatnonzero(goes[e.source] & (e.said != 0) & e.connected[:, stays[e.target]].any(1))
+            if not len(given):
+                continue
+            weights = np.moveaxis(e.read.node.values[e.read.reader], e.read.axis, 0)
+            reader = self.net.name_of(e.read.node.args[e.read.reader]) or ""
+            if self._takes_over(e.read):
+                part = np.tensordot(e.said[given], weights[given], 1)
+                bias = str(self.net.name_of(e.read.node.args[e.read.fold]))
+                self.folds[bias] = self.folds.get(bias, 0) + part.sum(axis=tuple(range(1, part.ndim)))
+            elif not self._merges(e):
+                where = layer_of(reader) if reader else f"a product of activations ({e.read.node.name})"
+                self._say_why(self._mask(e.source[given]), f"constant, but {where} cannot take it over")
+                refused |= self._mask(e.source[given])
+            else:
+                there = np.flatnonzero(self.carriers[e.source] & (e.said != 0))
+                if not len(there):
+                    self.carriers[e.source[given[np.abs(e.said[given]).argmax()]]] = True
+                    return False
+                more = np.zeros_like(weights)
+                more[there[0]] = np.tensordot(e.said[given] / e.said[there[0]], weights[given], 1)
+                merges.setdefault(reader, []).append((np.moveaxis(more, 0, e.read.axis), e, given))
+        for reader, parts in merges.items():  # weights that are used several times must want the same change each time
+            first, e, _ = parts[0]
+            if len(parts) < self.uses[id(e.read.node.args[e.read.reader])] or any(
+                np.abs(part - first).max() > 1e-13 * np.abs(first).max() for part, _, _ in parts
+            ):
+                units = self._mask(*(e.source[given] for _, e, given in parts))
+                self._say_why(units, f"constant, but {layer_of(reader)} runs several times and hears other constants")
+                refused |= units
+        self.merges = {reader: parts[0][0] for reader, parts in merges.items()}
+        if refused.any():
+            self.constant, self.carriers = self.constant & ~refused, self._mask()
+        return not refused.any()
 
     def _takes_over(self, read: Read) -> bool:
         """Whether a constant can be added to the reader's bias: a parameter that is used here and nowhere else."""
         bias = read.node.args[read.fold] if read.weights and read.fold is not None else None
-        uses = sum(any(a is bias for a in node.args) for node in self.net.tape)
-        return bias is not None and bias.node is None and self.net.name_of(bias) is not None and uses == 1
+        return self._is_parameter(bias) and self.uses[id(bias)] == 1
 
-    def _fold(self) -> dict[str, np.ndarray]:
-        folds: dict[str, np.ndarray] = {}
-        for e in self.edges:
-            given = np.flatnonzero(self.constant[e.source] & (e.said != 0))
-            if len(given) and self._takes_over(e.read):
-                weights = np.moveaxis(e.read.node.values[e.read.reader], e.read.axis, 0)[given]
-                part = np.tensordot(e.said[given], weights, 1)
-                bias = str(self.net.name_of(e.read.node.args[e.read.fold]))
-                folds[bias] = folds.get(bias, 0) + part.sum(axis=tuple(range(1, part.ndim)))
-        return folds
+    def _merges(self, e: _Edge) -> bool:
+        """Whether one of the reader's own weights can be changed: a parameter with one slice for each source."""
+        weights = e.read.node.args[e.read.reader]
+        return self._is_parameter(weights) and len(e.source) == weights.shape[e.read.axis] and not e.read.loops
+
+    def _is_parameter(self, a) -> bool:
+        return isinstance(a, Tensor) and a.node is None and self.net.name_of(a) is not None
 
     # -- in words ------------------------------------------------------------------------------------------------------
     def _say_why(self, units: np.ndarray, reason: str) -> None:
@@ -214,7 +243,8 @@ class Removable:
     def stays(self) -> list[tuple[str, str, int]]:
         """(layer, reason, number of units) of what stays, and slices of weights that are 0 but cannot go."""
         units = [k for k, layer in enumerate(self.net.layer) if not self.gone[k]]
-        rows = [(self.net.layer[k], "last of its layer" if self.held[k] else self.why.get(k, "needed")) for k in units]
+        own = self.why | dict.fromkeys(np.flatnonzero(self.carriers).tolist(), CARRIER)
+        rows = [(self.net.layer[k], "last of its layer" if self.held[k] else own.get(k, "needed")) for k in units]
         for name, p in self.net.model.named_parameters():
             for axis, u in enumerate(self.net.slots[name][:2] if p.ndim > 1 else ()):
                 zero = ~np.moveaxis(p.data, axis, 0).reshape(len(u), -1).any(1)

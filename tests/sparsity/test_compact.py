@@ -13,6 +13,7 @@ from minidl import Tensor, no_grad, rules
 from minidl.errors import CompactError, InputError, UnsupportedOp
 from minidl.layers import (
     LSTM,
+    AvgPool2d,
     BatchNorm2d,
     Conv2d,
     Flatten,
@@ -26,6 +27,7 @@ from minidl.layers import (
 from minidl.models import LSTMLanguageModel, f1, lenet_caffe, lenet_terngrad, mlp
 from minidl.optim import SGD
 from minidl.sparsity import compact, cost, silence_, units
+from minidl.sparsity.removable import CARRIER
 
 
 def lively(model, rng):
@@ -176,20 +178,25 @@ def test_a_zero_filter_with_beta_is_folded_where_nothing_is_padded():
 
 
 @pytest.mark.parametrize("options", [{"padding": 1}, {"padding": 0, "bias": False}])
-def test_it_is_refused_with_the_reason_where_its_constant_has_no_place(options):
+def test_where_no_bias_can_take_it_over_one_constant_channel_speaks_for_all(options):
     model, x = convnet(**options)
-    before = snapshot(model)
-    with pytest.raises(CompactError, match="2 constant, but steps.4 cannot take it over") as error:
-        compact(model, x)
-    assert "6 0, but" not in str(error.value) and unchanged(model, before)
-    silence_(model, units(model, x)[:1])
-    _, certificate = compact(model, x)
-    assert removed(certificate) == {("steps.0", "unread"): 1}
-    assert (
-        "steps.0",
-        "constant, but steps.4 cannot take it over (no bias, padding, or run twice)",
-        2,
-    ) in certificate.stays
+    small, certificate = compact(model.astype(np.float64), x)
+    assert removed(certificate) == {("steps.0", "constant"): 1} and certificate.merged == ["steps.4.weight"]
+    assert ("steps.0", CARRIER, 1) in certificate.stays and small.steps[4].weight.shape == (4, 5, 3, 3)
+    np.testing.assert_allclose(output(small, x), output(model, x), rtol=1e-12)
+    with pytest.raises(CompactError, match="nothing can be removed.*1 constant: speaks for others"):
+        compact(small, x)
+
+
+def test_averages_over_padded_zeros_are_no_constant():
+    for options in ({"padding": 1}, {"padding": 1, "count_include_pad": False}):
+        model, x = convnet(padding=0)
+        model.steps[3] = AvgPool2d(2, **options)
+        if "count_include_pad" in options:
+            assert compact(model, x)[1].folded == ["steps.4.bias"]
+        else:
+            with pytest.raises(CompactError, match="2 nothing feeds it, but it is not the same number everywhere"):
+                compact(model, x)
 
 
 def test_a_constant_zero_needs_no_place():
@@ -296,7 +303,7 @@ def test_a_residual_branch():
     with pytest.raises(CompactError, match="6 needed"):
         compact(model, x)
     set_zero(model.a.weight, [0])  # a constant, but b, padded, reads it
-    with pytest.raises(CompactError, match="1 constant, but b cannot take it over"):
+    with pytest.raises(CompactError, match="1 constant: speaks for others to a reader that pads"):
         compact(model, x)
     set_zero(model.b.weight, (slice(None), [0]))
     model.norm.bias.data = np.full(6, 5, np.float32)
