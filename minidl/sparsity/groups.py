@@ -163,7 +163,8 @@ def _slices(model, parameters, kind, chosen, start):
     for name, p in parameters.items():
         if layer_of(name) not in chosen or p.ndim not in dims:
             continue
-        (n, c), banks = p.shape[:2], getattr(owners.get(layer_of(name)), "options", {}).get("groups", 1)
+        (n, c), owner = p.shape[:2], owners.get(name.rpartition(".")[0])
+        banks = getattr(owner, "options", {}).get("groups", 1)
         axis, labels, across = face_of(n, c, p.numel() // max(n * c, 1), banks)
         count = 1 + int(labels.max()) + (0 if across is None else int(across.max()))
         if count > 1 or kind == "layer":
@@ -184,7 +185,7 @@ def _traced(model, x, kind, chosen, start):
         if kind != "fan_out" or net.reading[name, axis]
     }
     wanted = [u for (name, _), u in slots.items() if kind != "embedding" or name in net.tables]
-    there = np.isin(np.arange(len(net.layer)), np.concatenate(wanted)) if wanted else []
+    there = np.isin(np.arange(len(net.layer)), np.concatenate([[-1], *wanted]))
     number = np.full(len(net.layer) + 1, -1)  # the last stands for no unit
     sections = []
     for layer in dict.fromkeys(net.layer):
@@ -248,8 +249,8 @@ def _add_slice(faces: list[Face], name, part, p, g) -> None:
                 f.labels[along] = g
                 return
     axis = 1 if masks[0].all() and not masks[1].all() else 0
-    across = None if masks[1 - axis].all() else np.where(masks[1 - axis], 0, -1)
-    faces.append(Face(name, axis, np.where(masks[axis], g, -1), across))
+    other = None if masks[1 - axis].all() else np.where(masks[1 - axis], 0, -1)
+    faces.append(Face(name, axis, np.where(masks[axis], g, -1), other))
 
 
 def _rows_and_columns(name, part, shape) -> tuple[np.ndarray, np.ndarray]:
