@@ -95,9 +95,13 @@ def test_float32_weights_stay_float32(rate):
 
 def test_options_that_make_no_sense_are_refused():
     with pytest.raises(InputError, match="form 'keras' is neither 'torch' nor 'caffe'"):
-        SGD([], lr=1, form="keras")
+        SGD([parameter([1.0])], lr=1, form="keras")
+    with pytest.raises(InputError, match="SGD was given no parameters"):
+        SGD([], lr=0.1)
+    with pytest.raises(InputError, match="Adam: the learning rate is -1; give at least 0"):
+        Adam([parameter([1.0])], lr=-1)
     with pytest.raises(InputError, match="momentum > 0 and no dampening; got 0.0 and 0.0"):
-        SGD([], lr=1, nesterov=True)
+        SGD([parameter([1.0])], lr=1, nesterov=True)
 
 
 def test_a_gradient_that_is_a_graph_is_not_stepped_on():

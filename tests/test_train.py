@@ -61,7 +61,7 @@ def test_lenet_learns():
 def test_the_order_of_a_step():
     model = Sequential(Linear(2, 3, rng=np.random.default_rng(0))).eval()
     weight, seen = model.steps[0].weight, []
-    optimizer = SGD(model.parameters(), lr=-1.0)
+    optimizer = SGD(model.parameters(), lr=99.0)
 
     class Progress:
         def update(self, n):

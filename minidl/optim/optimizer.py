@@ -35,6 +35,8 @@ class Optimizer:
 
     def __init__(self, params, **options):
         params = list(params)
+        if not params:
+            raise InputError(f"{type(self).__name__} was given no parameters: has the model any?")
         groups = params if params and isinstance(params[0], dict) else [{"params": params}]
         self.groups: list[dict[str, Any]] = []
         for group in groups:
@@ -43,6 +45,8 @@ class Optimizer:
                 raise InputError(f"{type(self).__name__} has no option {sorted(unknown)}; it has {sorted(options)}")
             members = [p[1] if isinstance(p, tuple) else p for p in group["params"]]
             self.groups.append({**options, **group, "params": members})
+            if not (rate := self.groups[-1]["lr"]) >= 0:
+                raise InputError(f"{type(self).__name__}: the learning rate is {rate}; give at least 0")
             self.check(self.groups[-1])
         if len({id(p) for p in self.params}) < len(self.params):
             raise InputError("a parameter is given twice: it would be stepped twice")
