@@ -28,7 +28,9 @@ from contextvars import ContextVar
 from minidl.errors import InputError, MissingExtra
 
 FORMS = ("auto", "numpy", "numba", "composed")
-_default = os.environ.get("MINIDL_FORM", "auto")
+_default = os.environ.get("MINIDL_FORM") or "auto"
+if _default not in FORMS:
+    raise InputError(f"the environment variable MINIDL_FORM is {_default!r}; it is one of {', '.join(FORMS)}")
 _form: ContextVar[str] = ContextVar("minidl_form", default=_default)
 
 replacements: ContextVar[Mapping[str, Callable] | None] = ContextVar("minidl_replacements", default=None)

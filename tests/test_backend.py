@@ -115,6 +115,15 @@ def test_two_threads_hold_two_forms_at_the_same_time():
     assert seen == {"numpy": "linear", "composed": "matmul"}
 
 
+def test_an_unknown_form_in_the_environment_is_refused():
+    run = subprocess.run(
+        [sys.executable, "-c", "import minidl"], env={"MINIDL_FORM": "cuda", "PYTHONPATH": ":".join(sys.path)},
+        capture_output=True, text=True,
+    )  # fmt: skip
+    assert run.returncode != 0
+    assert "MINIDL_FORM is 'cuda'; it is one of auto, numpy, numba, composed" in run.stderr.splitlines()[-1]
+
+
 def test_the_environment_chooses_the_form_of_a_process():
     code = "from minidl import backend; print(backend.current_form())"
     run = subprocess.run(
