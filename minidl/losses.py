@@ -17,6 +17,7 @@ from __future__ import annotations
 import numpy as np
 
 from minidl.errors import InputError, ShapeError
+from minidl.layers.activation import as_module
 from minidl.layers.loss import cross_entropy, reduced
 from minidl.tensor import Tensor
 
@@ -103,3 +104,10 @@ def nll_loss(x: Tensor, labels, weight=None, *, ignore_index: int = -100, reduct
     of_row = (keep if weight is None else np.asarray(getattr(weight, "data", weight))[labels] * keep).astype(x.dtype)
     rows = x.gather(1, np.expand_dims(labels, 1)).squeeze(1) * -of_row
     return reduced(rows, reduction, float(of_row.sum()))
+
+
+# nn.HuberLoss(delta=0.5)(x, target) is huber_loss(x, target, delta=0.5)
+MSELoss, L1Loss = as_module("MSELoss", mse_loss, 2), as_module("L1Loss", l1_loss, 2)
+HuberLoss, KLDivLoss = as_module("HuberLoss", huber_loss, 2), as_module("KLDivLoss", kl_div, 2)
+BCEWithLogitsLoss = as_module("BCEWithLogitsLoss", binary_cross_entropy_with_logits, 2)
+CrossEntropyLoss, NLLLoss = as_module("CrossEntropyLoss", cross_entropy, 2), as_module("NLLLoss", nll_loss, 2)

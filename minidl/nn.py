@@ -27,3 +27,13 @@ from minidl.layers import (  # noqa: F401
     Tanh,
     VariationalDropout,
 )
+from minidl.layers.activation import ELU, GELU, LeakyReLU, LogSoftmax, SiLU, Softmax, Softplus  # noqa: F401
+from minidl.losses import (  # noqa: F401
+    BCEWithLogitsLoss,
+    CrossEntropyLoss,
+    HuberLoss,
+    KLDivLoss,
+    L1Loss,
+    MSELoss,
+    NLLLoss,
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minidl import Tensor
+from minidl import Tensor, nn
 from minidl import functional as F
 from minidl.errors import InputError, ShapeError
 
@@ -57,3 +57,35 @@ def test_a_confident_answer_does_not_overflow():
     loss = F.binary_cross_entropy_with_logits(x, np.array([1.0, 1.0]), reduction="none")
     loss.sum().backward()
     assert loss.tolist() == [0, 1e4] and x.grad.tolist() == [0, -1]
+
+
+UNIT = Tensor(np.random.default_rng(1).uniform(0.1, 0.9, (5, 4)))
+MODULES = {  # Module -> (its function, its options, the target)
+    nn.MSELoss: (F.mse_loss, {"reduction": "sum"}, UNIT), nn.L1Loss: (F.l1_loss, {"reduction": "none"}, UNIT),
+    nn.HuberLoss: (F.huber_loss, {"delta": 0.5}, UNIT),
+    nn.BCEWithLogitsLoss: (F.binary_cross_entropy_with_logits, {"pos_weight": np.arange(4)}, UNIT),
+    nn.KLDivLoss: (F.kl_div, {"reduction": "batchmean"}, UNIT),
+    nn.CrossEntropyLoss: (F.cross_entropy, {"weight": np.arange(4.0), "label_smoothing": 0.1}, labels),
+    nn.NLLLoss: (F.nll_loss, {"ignore_index": 1}, labels),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda m: m.__name__)
+def test_a_loss_module_is_its_function(module):
+    function, options, target = MODULES[module]
+    for given in ({}, options):
+        np.testing.assert_array_equal(module(**given)(z, target).data, function(z, target, **given).data)
+    assert not module().parameters() and module.__doc__ == function.__doc__
+    with pytest.raises(TypeError, match="size_average"):
+        module(size_average=True)
+
+
+def test_every_loss_function_has_its_module():
+    assert {f for f, *_ in MODULES.values()} == {f for name, f in vars(F).items() if name.endswith(("loss", "entropy",
+        "logits", "kl_div"))}  # fmt: skip
+
+
+def test_options_of_a_loss_may_stand_in_pytorchs_order():
+    assert nn.HuberLoss("sum", 0.5)(z, UNIT).item() == F.huber_loss(z, UNIT, reduction="sum", delta=0.5).item()
+    assert nn.CrossEntropyLoss(np.arange(4.0))(z, labels).item() == F.cross_entropy(z, labels, np.arange(4.0)).item()
+    assert repr(nn.HuberLoss("sum", delta=0.5)) == "HuberLoss(sum, delta=0.5)"

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from minidl import Tensor, backend
+from minidl import Tensor, backend, nn
+from minidl import functional as F
 from minidl import layers as L
 from minidl.errors import InputError, ShapeError
 
@@ -385,3 +386,26 @@ def test_average_pooling_of_everything_is_the_mean():
         np.testing.assert_allclose(pool(x).data, mean, rtol=1e-6, atol=1e-7)
     infinite = Tensor(np.where(np.arange(4) == 3, np.inf, 1.0).reshape(1, 1, 1, 4))
     assert L.AdaptiveAvgPool2d((1, 3))(infinite).data.ravel().tolist() == [1, 1, np.inf]  # it stays where it is
+
+
+@pytest.mark.parametrize(
+    "module, function",
+    [
+        (nn.ReLU(), F.relu), (nn.Sigmoid(), F.sigmoid), (nn.Tanh(), F.tanh), (nn.SiLU(), F.silu), (nn.ELU(), F.elu),
+        (nn.GELU("tanh"), lambda x: F.gelu(x, "tanh")), (nn.LeakyReLU(0.2), lambda x: F.leaky_relu(x, 0.2)),
+        (nn.Softplus(beta=2), lambda x: F.softplus(x, 2)), (nn.Softmax(dim=0), lambda x: F.softmax(x, 0)),
+        (nn.LogSoftmax(1), lambda x: F.log_softmax(x, 1)), (nn.Flatten(0), lambda x: x.reshape(-1)),
+    ],
+    ids=lambda f: type(f).__name__,
+)  # fmt: skip
+def test_an_activation_module_is_its_function(module, function):
+    x = normal(3, 4)
+    np.testing.assert_array_equal(module(x).data, function(x).data)
+    with pytest.raises(TypeError, match="inplace"):
+        type(module)(inplace=True)
+
+
+def test_modules_of_functions_show_their_options():
+    assert repr(nn.Sequential(nn.LeakyReLU(0.2), nn.Softmax(dim=1))) == (
+        "Sequential(\n  (steps.0): LeakyReLU(0.2)\n  (steps.1): Softmax(dim=1)\n)"
+    )
