@@ -10,6 +10,8 @@ the method has PyTorch's and the function NumPy's:
     t.transpose(0, 1)  swaps two axes                     np.transpose(t, ..)  permutes all
     t.repeat(2, 3)     the whole array, as np.tile        np.repeat(t, 2)      each element
     t.split(2)         parts of two                       np.split(t, 2)       two parts
+
+Dtypes are PyTorch's in both: a float32 Tensor stays float32 beside numbers, arrays without axes and integers.
 """
 
 from __future__ import annotations
@@ -42,11 +44,11 @@ def _binary(function):
 
 
 def dims(method):
-    """Let a method take axis= and keepdims= for dim= and keepdim=, and a list of dims for a tuple."""
+    """Let a method take axis=, dims= and keepdims= for dim= and keepdim=, and a list of dims for a tuple."""
 
     @functools.wraps(method)
     def call(self, *args, **kwargs):
-        for ours, numpys in (("dim", "axis"), ("keepdim", "keepdims")):
+        for ours, numpys in (("dim", "axis"), ("dim", "dims"), ("keepdim", "keepdims")):
             if numpys in kwargs:
                 kwargs[ours] = kwargs.pop(numpys)
         if isinstance(kwargs.get("dim"), list):
@@ -88,6 +90,7 @@ class Methods:
     add, sub, mul, div, pow = map(_binary, (np.add, np.subtract, np.multiply, np.divide, np.power))
     maximum, minimum, atan2, logaddexp = map(_binary, (np.maximum, np.minimum, np.arctan2, np.logaddexp))
     matmul = _binary(np.matmul)
+    __floordiv__, __mod__ = map(_binary, (np.floor_divide, np.remainder))  # refused by name
     # questions: a step has no derivative, their answer is a plain ndarray
     eq, ne, lt, le, gt, ge = map(
         _binary, (np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal)
@@ -119,14 +122,17 @@ class Methods:
         return np.mean(self, axis=dim, keepdims=keepdim)
 
     @dims
-    def var(self, dim=None, keepdim=False, correction=1):
+    def var(self, dim=None, unbiased=True, keepdim=False, *, correction=None):
+        """The sum of squared differences from the mean, divided by n - 1; by n with unbiased=False or correction=0."""
+        correction = int(unbiased) if correction is None else correction
         centred = np.square(self - self.mean(dim, True)).mean(dim, keepdim)
         count = self.numel() // max(centred.numel(), 1)
         return centred * (count / (count - correction) if count > correction else float("nan"))
 
     @dims
-    def std(self, dim=None, keepdim=False, correction=1):
+    def std(self, dim=None, unbiased=True, keepdim=False, *, correction=None):
         """The root of var; its derivative where all values are equal is 0, as in PyTorch."""
+        correction = int(unbiased) if correction is None else correction
         spread = rules.norm(self - self.mean(dim, True), axis=dim, keepdims=keepdim)
         count = self.numel() // max(spread.numel(), 1)
         return spread * ((count - correction) ** -0.5 if count > correction else float("nan"))
@@ -162,15 +168,21 @@ class Methods:
 
     @dims
     def max(self, dim=None, keepdim=False):
-        """The largest element; along a dim (values, indices), and there the gradient goes to the index alone."""
-        return np.max(self) if dim is None else self._extremum(self.data.argmax(dim), dim, keepdim)
+        """The largest element; along a dim (values, indices), and there the gradient goes to the index alone.
+
+        Given another Tensor or array instead of a dim: the larger of the two, element by element.
+        """
+        return self._extremum(np.max, np.maximum, self.data.argmax, dim, keepdim)
 
     @dims
     def min(self, dim=None, keepdim=False):
-        """The smallest element; along a dim (values, indices), and there the gradient goes to the index alone."""
-        return np.min(self) if dim is None else self._extremum(self.data.argmin(dim), dim, keepdim)
+        """The smallest element, as max."""
+        return self._extremum(np.min, np.minimum, self.data.argmin, dim, keepdim)
 
-    def _extremum(self, index, dim, keepdim):
+    def _extremum(self, of_all, of_two, position, dim, keepdim):
+        if dim is None or isinstance(dim, (Methods, np.ndarray)):
+            return of_all(self) if dim is None else of_two(self, dim)
+        index = position(dim)
         wide = np.expand_dims(index, dim)
         values = rules.gather(self, index=wide, axis=dim)
         return ValuesIndices(values if keepdim else values.squeeze(dim), wide if keepdim else index)
@@ -263,8 +275,9 @@ class Methods:
         """A copy that the gradient passes through."""
         return self * 1
 
-    def flip(self, *dims):
-        return np.flip(self, axis=_sizes(dims))
+    @dims
+    def flip(self, *several, dim=()):
+        return np.flip(self, axis=_sizes(several or (dim,)))
 
     @dims
     def roll(self, shifts, dim=None):
@@ -368,17 +381,23 @@ def stack(tensors, dim=0):
 
 def where(condition, x, y):
     """x where condition else y, broadcast."""
-    return np.where(getattr(condition, "data", condition), x, y)
+    return np.where(condition.data if isinstance(condition, Methods) else condition, x, y)
 
 
-def one_hot(labels, num_classes: int) -> np.ndarray:
-    """(..., num_classes) zeros with a 1 at each label; labels: integers in 0..num_classes-1. Raises InputError."""
+def one_hot(labels, num_classes: int = -1) -> np.ndarray:
+    """(..., num_classes) zeros with a 1 at each label; labels: integers in 0..num_classes-1. Raises InputError.
+
+    -1: one class more than the largest label.
+    """
     labels = _integers(labels)
+    num_classes = int(labels.max(initial=-1)) + 1 if num_classes == -1 else num_classes
     if labels.size and not (0 <= labels.min() and labels.max() < num_classes):
         raise InputError(f"one_hot: labels run from {labels.min()} to {labels.max()}, there are {num_classes} classes")
     return np.eye(num_classes, dtype=np.int64)[labels]
 
 
-def pad(x, pad, value=0.0):
-    """Constants around x: (left, right) of the last dim, then of the one before."""
+def pad(x, pad, mode: str = "constant", value=0.0):
+    """Constants around x: (left, right) of the last dim, then of the one before. Raises InputError."""
+    if mode != "constant":
+        raise InputError(f"pad: mode {mode!r} is not recorded; 'constant' is")
     return x.pad(pad, value)

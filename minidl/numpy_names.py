@@ -49,6 +49,13 @@ def _take(x, index, axis):  # NumPy's index is broadcast over the other axes
     return rules.gather(x, index=np.broadcast_to(index, shape), axis=axis)
 
 
+def _pad(array, pad_width):  # recorded with one pair an axis, however it was said: a number, a pair, pairs, a dict
+    if isinstance(pad_width, dict):
+        of = {axis % array.ndim: width for axis, width in pad_width.items()}
+        pad_width = [np.broadcast_to(of.get(axis, 0), 2) for axis in range(array.ndim)]
+    return array.__minidl_record__(np.pad, (array, np.broadcast_to(pad_width, (array.ndim, 2)).tolist()), {})
+
+
 def _norm(x, ord=None, axis=None, keepdims=False):
     if ord is not None and (ord != 2 or np.ndim(axis) or (axis is None and x.ndim != 1)):
         raise UnsupportedOp(f"np.linalg.norm with ord={ord!r} on shape {x.shape} is not recorded; see Tensor.norm(p)")
@@ -75,6 +82,7 @@ OURS: dict[Callable, Callable] = {
     np.ravel: lambda x: x.reshape(-1),
     np.prod: lambda x, axis=None, keepdims=False: x.prod(axis, keepdims),
     np.take_along_axis: lambda x, index, axis: _take(x, index, axis),
+    np.pad: _pad,
     np.linalg.norm: _norm,
     np.var: lambda x, axis=None, ddof=0, keepdims=False: x.var(axis, keepdim=keepdims, correction=ddof),
     np.std: lambda x, axis=None, ddof=0, keepdims=False: x.std(axis, keepdim=keepdims, correction=ddof),

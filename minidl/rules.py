@@ -32,6 +32,22 @@ def fit(g, x):
     return g if g.dtype == x.dtype else g.astype(x.dtype)
 
 
+def promote(function, args):
+    """PyTorch's dtypes: integers, and floats without axes, take the dtype of the floats that have axes.
+
+    NumPy makes float64 of float32 * int64. Its functions do as the operators here: array * t is np.multiply(array, t).
+    """
+    arrays = [a for a in args if hasattr(a, "ndim") and not isinstance(a, np.generic)]
+    floats = [a for a in arrays if a.dtype.kind == "f"]
+    dtypes = {a.dtype for a in floats if a.ndim} or {a.dtype for a in floats}
+    if not dtypes and (function is np.divide or any(isinstance(a, (float, np.floating)) for a in args)):
+        dtypes = {np.dtype(np.float32)}  # no float but a number: PyTorch's default
+    if not dtypes or {a.dtype for a in arrays} == dtypes:
+        return args
+    to, other = np.result_type(*dtypes), lambda a: a.dtype.kind in "iu" or (a.dtype.kind == "f" and not a.ndim)
+    return tuple(a.astype(to) if hasattr(a, "ndim") and other(a) else a for a in args)
+
+
 VJPS: dict[Callable, tuple[Callable | None, ...] | Callable] = {}
 """function -> one vjp per array argument; or, for any number of arguments, one callable (argument number, g, ...)."""
 
@@ -125,12 +141,11 @@ def clip(x, low=None, high=None):
 
 
 rule(
-    clip,
-    "x between low and high",
+    clip, "x between low and high",
     lambda g, out, x, low=None, high=None: g * (x == out),  # at a bound the gradient passes, as in PyTorch
     lambda g, out, x, low=None, high=None: g * ((x < low) & (out == low)),
     lambda g, out, x, low=None, high=None: g * ((x > high) & (out == high)),
-)
+)  # fmt: skip
 
 
 @primitive
@@ -147,11 +162,10 @@ rule(np.subtract, "x - y", lambda g, out, x, y: g, lambda g, out, x, y: -g)
 rule(np.multiply, "x * y", lambda g, out, x, y: g * y, lambda g, out, x, y: g * x)
 rule(np.divide, "x / y", lambda g, out, x, y: g / y, lambda g, out, x, y: -g * out / y)
 rule(
-    np.power,
-    "x^y",
+    np.power, "x^y",
     lambda g, out, x, y: g * y * np.power(x, y - 1),
     lambda g, out, x, y: g * out * np.log(np.where(x > 0, x, 1.0)),  # 0^y does not change with y > 0
-)
+)  # fmt: skip
 
 
 def _share(x, y, out):  # max and min split the gradient evenly between equals, as PyTorch does
@@ -161,24 +175,17 @@ def _share(x, y, out):  # max and min split the gradient evenly between equals, 
 rule(np.maximum, "max(x, y)", lambda g, out, x, y: g * _share(x, y, out), lambda g, out, x, y: g * _share(y, x, out))
 rule(np.minimum, "min(x, y)", lambda g, out, x, y: g * _share(x, y, out), lambda g, out, x, y: g * _share(y, x, out))
 rule(
-    np.logaddexp,
-    "log(exp(x) + exp(y))",
-    lambda g, out, x, y: g * np.exp(x - out),
-    lambda g, out, x, y: g * np.exp(y - out),
-)
+    np.logaddexp, "log(exp(x) + exp(y))",
+    lambda g, out, x, y: g * np.exp(x - out), lambda g, out, x, y: g * np.exp(y - out),
+)  # fmt: skip
 rule(
-    np.arctan2,
-    "angle of (y, x)",
-    lambda g, out, y, x: g * x / (x * x + y * y),
-    lambda g, out, y, x: g * -y / (x * x + y * y),
-)
+    np.arctan2, "angle of (y, x)",
+    lambda g, out, y, x: g * x / (x * x + y * y), lambda g, out, y, x: g * -y / (x * x + y * y),
+)  # fmt: skip
 rule(
-    np.where,
-    "x where condition else y",
-    None,
-    lambda g, out, condition, x, y: np.where(condition, g, 0),
-    lambda g, out, condition, x, y: np.where(condition, 0, g),
-)
+    np.where, "x where condition else y",
+    None, lambda g, out, c, x, y: np.where(c, g, 0), lambda g, out, c, x, y: np.where(c, 0, g),
+)  # fmt: skip
 
 
 # -- products --------------------------------------------------------------------------------------------------------
@@ -267,34 +274,24 @@ rule(scatter, "zeros with x added at index", lambda g, out, x, index=None, shape
 rule(np.reshape, "x in another shape", lambda g, out, x, shape: np.reshape(g, x.shape), None)
 rule(np.swapaxes, "x with two axes swapped", lambda g, out, x, a, b: np.swapaxes(g, a, b), None, None)
 rule(
-    np.transpose,
-    "x with its axes permuted",
+    np.transpose, "x with its axes permuted",
     lambda g, out, x, axes=None: np.transpose(g, axes=axes and tuple(np.argsort(np.asarray(axes) % x.ndim))),
-)
+)  # fmt: skip
 rule(np.expand_dims, "x with an axis of length 1 more", lambda g, out, x, axis: np.reshape(g, x.shape), None)
 rule(np.squeeze, "x without axes of length 1", lambda g, out, x, axis=None: np.reshape(g, x.shape), None)
 rule(np.broadcast_to, "x repeated along new or length-1 axes", lambda g, out, x, shape: g, None)
 rule(
     np.pad,
     "x with zeros around it",
-    lambda g, out, x, width: getitem(
-        g,
-        index=tuple(
-            slice(a, a + n) for (a, _), n in zip(np.broadcast_to(width, (x.ndim, 2)).tolist(), x.shape, strict=True)
-        ),
-    ),
+    lambda g, out, x, width: getitem(g, index=tuple(slice(a, a + n) for (a, _), n in zip(width, x.shape, strict=True))),
     None,
 )
-
-
 rule(np.flip, "x in reverse order", lambda g, out, x, axis=None: np.flip(g, axis=axis), None)
 rule(
-    np.roll,
-    "x shifted around",
+    np.roll, "x shifted around",
     lambda g, out, x, shift, axis=None: np.roll(g, -np.asarray(shift) if np.ndim(shift) else -shift, axis=axis),
-    None,
-    None,
-)
+    None, None,
+)  # fmt: skip
 
 
 @primitive
@@ -318,15 +315,13 @@ def scatter_along(g, index=None, axis=0, shape=None):
 
 
 rule(
-    gather,
-    "x[index] along an axis",
+    gather, "x[index] along an axis",
     lambda g, out, x, index=None, axis=0: scatter_along(g, index=index, axis=axis, shape=x.shape),
-)
+)  # fmt: skip
 rule(
-    scatter_along,
-    "zeros with x added at index along an axis",
+    scatter_along, "zeros with x added at index along an axis",
     lambda g, out, x, index=None, axis=0, shape=None: gather(g, index=index, axis=axis),
-)
+)  # fmt: skip
 
 
 @primitive
@@ -369,10 +364,9 @@ def _extremum(g, out, x, axis=None, keepdims=False):  # equal extrema share the 
 
 rule(np.sum, "sum of x", lambda g, out, x, axis=None, keepdims=False: expand(g, x, axis, keepdims))
 rule(
-    np.mean,
-    "mean of x",
+    np.mean, "mean of x",
     lambda g, out, x, axis=None, keepdims=False: expand(g, x, axis, keepdims) * (np.size(out) / max(np.size(x), 1)),
-)
+)  # fmt: skip
 rule(np.max, "largest of x", _extremum)
 rule(np.min, "smallest of x", _extremum)
 
@@ -388,17 +382,14 @@ def logsumexp(x, axis=-1, keepdims=False):
 
 
 rule(
-    logsumexp,
-    "log(sum(exp(x)))",
-    lambda g, out, x, axis=-1, keepdims=False: (
-        expand(g, x, axis, keepdims) * np.exp(x - expand(out, x, axis, keepdims))
-    ),
-)
+    logsumexp, "log(sum(exp(x)))",
+    lambda g, out, x, axis=-1, keepdims=False:
+        expand(g, x, axis, keepdims) * np.exp(x - expand(out, x, axis, keepdims)),
+)  # fmt: skip
 rule(
-    np.cumsum,
-    "running sum of x",
+    np.cumsum, "running sum of x",
     lambda g, out, x, axis=None: np.reshape(np.flip(np.cumsum(np.flip(g, axis=axis), axis=axis), axis=axis), x.shape),
-)
+)  # fmt: skip
 
 
 @primitive
@@ -432,7 +423,6 @@ def norm(x, axis=None, keepdims=False):
 
 
 rule(
-    norm,
-    "sqrt(sum of x^2)",
+    norm, "sqrt(sum of x^2)",
     lambda g, out, x, axis=None, keepdims=False: x * expand(g / np.where(out == 0, np.inf, out), x, axis, keepdims),
-)
+)  # fmt: skip

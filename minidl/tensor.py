@@ -76,9 +76,9 @@ class Op:
 
 def record(function, args, kwargs):
     """Call a function on the arrays of its arguments and write the line on the tape if anything may need it."""
-    values = tuple(
-        a.data if isinstance(a, Tensor) else a.item() if isinstance(a, np.generic) else a for a in args
-    )  # np.float64(2) would turn float32 into float64; a Python number does not
+    if isinstance(function, np.ufunc) or function is np.where:
+        args = rules.promote(function, args)
+    values = tuple([a.data if isinstance(a, Tensor) else a.item() if not getattr(a, "ndim", 1) else a for a in args])
     if isinstance(function, Op):
         out, saved = function.forward(*values, **kwargs)
     else:
@@ -223,13 +223,13 @@ def trace():
 
 
 def grad(loss: Tensor, inputs: Iterable[Tensor], *, create_graph=False, retain_graph=False) -> list:
-    """dloss/d(input) for each input, as arrays; as Tensors that can be differentiated again with create_graph."""
-    inputs = list(inputs)
-    wrap = Tensor if create_graph else np.asarray
+    """dloss/d(input) for each input: arrays of its own; with create_graph, Tensors to be differentiated again."""
+    inputs, wrap = list(inputs), Tensor if create_graph else np.asarray
+    own = (lambda g: g) if create_graph else np.array  # inside the graph, one array may be several gradients
     found = backpropagate(
         [loss], [wrap(np.ones_like(loss.data))], leaves=inputs, create_graph=create_graph, retain_graph=retain_graph
     )
-    return [found[_key(t)] if _key(t) in found else wrap(np.zeros_like(t.data)) for t in inputs]
+    return [own(found[_key(t)]) if _key(t) in found else wrap(np.zeros_like(t.data)) for t in inputs]
 
 
 def _binary(function):  # the operator, and its reflection for a number or an array on the left
@@ -357,7 +357,8 @@ class Tensor(Methods):
     def register_hook(self, hook: Callable):
         """Call hook(gradient) when this Tensor's gradient is complete; what it returns, unless None, takes its place.
 
-        The gradient is an ndarray (a Tensor with create_graph). Returns a handle: handle.remove().
+        The gradient is an ndarray (a Tensor with create_graph) that others may share: return a changed copy instead of
+        writing into it. Returns a handle: handle.remove().
         """
         if not self.requires_grad:
             raise GraphError("register_hook: no gradient will come here, this Tensor does not require one")
@@ -414,6 +415,9 @@ class Tensor(Methods):
 
     def __float__(self):
         return float(self.data)
+
+    def __int__(self):
+        return int(self.data)
 
     def __repr__(self):
         made = f", made by {self.node.name}" if self.node is not None else ", requires_grad" * self.requires_grad

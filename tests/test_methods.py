@@ -59,8 +59,9 @@ def test_a_method_of_two_names_a_numpy_function(name, other):
 def test_both_spellings_mean_the_same(name):
     f = getattr(t, name)
     values = lambda r: getattr(r, "values", r).data
-    for ours, numpys in [((1, True), {"axis": 1, "keepdims": True}), ((1,), {"axis": 1}), ((-1,), {"dim": -1})]:
-        np.testing.assert_array_equal(values(f(*ours)), values(f(**numpys)))
+    for numpys in ({"axis": 1, "keepdims": True}, {"axis": 1}):
+        np.testing.assert_array_equal(values(f(1, keepdim="keepdims" in numpys)), values(f(**numpys)))
+    np.testing.assert_array_equal(values(f(-1)), values(f(dim=-1)))
     if name not in ("max", "min"):
         np.testing.assert_array_equal(f([0, 2]).data, f(dim=[0, 2]).data)
 
@@ -110,6 +111,19 @@ def test_a_numpy_function_has_numpys_meaning(ours, numpys):
     said, right = ours(t), numpys(a)
     for x, y in zip(said, right, strict=True) if isinstance(right, list) else [(said, right)]:
         np.testing.assert_allclose(getattr(x, "data", x), y, rtol=1e-13)
+
+
+@pytest.mark.parametrize("width", [1, (1, 2), ((1, 2), (0, 1), (3, 0)), {-1: (1, 2)}, {0: 2, 2: (0, 1)}], ids=str)
+def test_padding_in_all_of_numpys_ways(width):
+    try:
+        right = np.pad(a, width)
+    except TypeError:
+        pytest.skip("this NumPy does not know padding by axis")
+    x = Tensor(a, requires_grad=True)
+    y = np.pad(x, pad_width=width)
+    np.testing.assert_array_equal(y.data, right)
+    (y * right).sum().backward()
+    np.testing.assert_array_equal(x.grad, a)
 
 
 def test_max_along_a_dim_gives_values_and_positions():
@@ -164,7 +178,11 @@ def test_shapes_and_dtypes():
         (lambda: t.scatter_add(1, [0], Tensor(np.ones(2))), ShapeError, r"shape \(1,\), src \(2,\)"),
         (lambda: t.pad((1, 2, 3)), InputError, "takes pairs"),
         (lambda: t.pad((-1, 2)), InputError, "would cut"),
+        (lambda: methods.pad(t, (1, 1), "reflect"), InputError, "mode 'reflect' is not recorded"),
         (lambda: t.norm("nuc"), InputError, "p is 'nuc'"),
+        (lambda: t // 2, UnsupportedOp, "np.floor_divide is not recorded"),
+        (lambda: t % 2, UnsupportedOp, "np.remainder is not recorded"),
+        (lambda: np.linalg.inv(t), UnsupportedOp, "np.linalg.inv is not recorded"),
         (lambda: t.t(), ShapeError, r"takes a matrix, this Tensor has shape \(2, 3, 4\)"),
         (lambda: t.narrow(1, 2, 2), ShapeError, "2 to 4 does not fit dim 1 of 3"),
         (lambda: np.linalg.norm(t, 1), UnsupportedOp, "ord=1"),
@@ -178,3 +196,74 @@ def test_refusals(call, error, says):
     assert issubclass(error, MinidlError)
     with pytest.raises(error, match=says):
         call()
+
+
+def test_what_is_not_there_refuses_by_its_own_name():
+    with pytest.raises(AttributeError, match="Tensor has no 'svd': it is not recorded"):
+        t.svd()
+    with pytest.raises(AttributeError, match="Tensor has no 'add_': nothing here works in place"):
+        t.add_(1)
+
+
+def test_pytorchs_other_ways_to_say_it():
+    for name in ("var", "std"):
+        f, of_numpy = getattr(t, name), getattr(np, name)
+        np.testing.assert_allclose(f(1, False).data, of_numpy(a, 1), rtol=1e-13)  # unbiased comes before keepdim
+        np.testing.assert_allclose(f(1, unbiased=True, keepdim=True).data, of_numpy(a, 1, ddof=1, keepdims=True))
+    np.testing.assert_array_equal(t.max(t.flip(0)).data, np.maximum(a, a[::-1]))
+    np.testing.assert_array_equal(t.min(a[0]).data, np.minimum(a, a[0]))
+    for flipped in (t.flip(0, 2), t.flip([0, 2]), t.flip(dims=[0, 2])):
+        np.testing.assert_array_equal(flipped.data, np.flip(a, (0, 2)))
+    np.testing.assert_array_equal(t.roll(shifts=1, dims=1).data, np.roll(a, 1, 1))
+    np.testing.assert_array_equal(methods.pad(t, (1, 0), "constant", 2.0).data, t.pad((1, 0), 2.0).data)
+    assert methods.one_hot([0, 2]).tolist() == [[1, 0, 0], [0, 0, 1]]
+    assert int(t.max() * 0 + 3) == 3
+
+
+# -- dtypes: PyTorch's, for a Tensor beside what stands first in each line ---------------------------------------------
+OTHERS = {
+    "int": 2, "float": 2.5, "float64 number": np.float64(2.5), "int64 number": np.int64(2),
+    "float64 0-d": np.array(2.5), "int64 0-d": np.array(2), "bool": np.ones((2, 3), bool),
+    "int32": np.ones((2, 3), np.int32), "int64": np.full((2, 3), 2), "float32": np.ones((2, 3), np.float32),
+    "float64": np.ones((2, 3)), "uint8": np.ones(3, np.uint8),
+}  # fmt: skip
+PYTORCH = {  # dtype of (x + other, x / other) for a float32, float64 and int64 Tensor x of two axes
+    name: [("float32", "float32"), ("float64", "float64"), ("int64", "float32")] for name in OTHERS
+}
+PYTORCH["float"][2] = PYTORCH["float64 number"][2] = PYTORCH["float32"][2] = ("float32", "float32")
+PYTORCH["float64 0-d"][2] = ("float64", "float64")
+PYTORCH["float64"] = [("float64", "float64")] * 3
+
+
+def dtypes(x, other):
+    name = lambda r: str(r.dtype).removeprefix("torch.")
+    return name(x + other), name(x / other)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_dtypes_are_pytorchs(name):
+    other = OTHERS[name]
+    for k, (plain, divided) in zip((np.float32, np.float64, np.int64), PYTORCH[name], strict=True):
+        x = Tensor(np.ones((2, 3), k))
+        assert dtypes(x, other) == (plain, divided)
+        assert (other * x).dtype == np.multiply(other, x).dtype == np.dtype(plain)
+        if isinstance(other, np.ndarray):
+            assert dtypes(x, Tensor(other)) == (plain, divided)
+            assert np.where(np.ones((2, 3), bool), other, x).dtype == np.dtype(plain)
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_pytorch_agrees_about_its_dtypes(name):
+    torch = pytest.importorskip("torch")
+    other = torch.tensor(OTHERS[name]) if isinstance(OTHERS[name], np.ndarray) else OTHERS[name]
+    tensors = [torch.ones((2, 3), dtype=k) for k in (torch.float32, torch.float64, torch.int64)]
+    assert [dtypes(x, other) for x in tensors] == PYTORCH[name]
+
+
+def test_a_cast_passes_the_gradient_on_in_each_ones_dtype():
+    x = Tensor(np.array([1.0, 2.0], np.float32), requires_grad=True)
+    scale = Tensor(np.array(3.0), requires_grad=True)  # float64, no axes
+    y = x * np.array([2, 3]) * scale
+    y.sum().backward()
+    assert y.dtype == x.grad.dtype == np.float32 and scale.grad.dtype == np.float64
+    assert x.grad.tolist() == [6, 9] and scale.grad.tolist() == 8

@@ -533,3 +533,14 @@ def test_repr_shows_values_dtype_and_origin():
     assert repr(Tensor([1.0, 2.0])) == "Tensor([1. 2.], float32)"
     assert "made by exp" in repr(np.exp(leaf(2)))
     assert "requires_grad" in repr(leaf(2))
+
+
+def test_grad_gives_arrays_of_its_own_inside_the_graph_too():
+    x, y = (Tensor(np.ones(3), requires_grad=True) for _ in range(2))
+    a, b = x * 2, y * 3
+    c = a + b  # the rule of add hands one array on to both
+    parts = grad(c.sum(), [c, a, b, x, y])
+    assert not any(np.shares_memory(p, q) for i, p in enumerate(parts) for q in parts[:i])
+    for part in parts:
+        part += 1  # and it can be written into: not a broadcast view
+    assert [p.tolist() for p in parts] == [[2] * 3, [2] * 3, [2] * 3, [3] * 3, [4] * 3]
