@@ -5,7 +5,9 @@ A small vocabulary, one concept a file:
     units.py         what leaves a network together: found on the tape, by the ids of axis indices
     function.py      a plain function of Tensors as a model, for those who have no Module
     groups.py        which weights are to vanish together: rows and columns with labels;  picture.py: their picture
-    group_lasso.py   the penalty on the norms of groups;  prox.py: the step that makes them exactly 0
+    penalty.py       two rules, and when in a training step each of them acts;  pull.py: how far, behind which optimizer
+    group_lasso.py   the penalty on the norms of groups;  prox.py: the step that makes them exactly 0;  metric.py: the
+                     same behind Adam;  l1.py: single weights, to compare with
     removable.py     which units do nothing: the ones that nobody reads, and the ones that are constant
     branches.py      which branches are constant and can leave as a whole
     compact.py       the smaller ordinary network;  certificate.py: the table, and the proof that nothing else changed
@@ -20,9 +22,10 @@ from minidl.sparsity.cost import Cost, cost
 from minidl.sparsity.function import Function
 from minidl.sparsity.group_lasso import GroupLasso
 from minidl.sparsity.groups import Groups, groups, own_groups
+from minidl.sparsity.l1 import L1
 from minidl.sparsity.units import Unit, silence_, units
 
 __all__ = [
-    "Certificate", "Cost", "Function", "GroupLasso", "Groups", "NothingToRemove", "Unit", "compact", "cost", "groups",
-    "own_groups", "silence_", "units",
+    "L1", "Certificate", "Cost", "Function", "GroupLasso", "Groups", "NothingToRemove", "Unit", "compact", "cost",
+    "groups", "own_groups", "silence_", "units",
 ]  # fmt: skip

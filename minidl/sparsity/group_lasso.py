@@ -11,11 +11,7 @@ would pull less and less. Two ways to minimise it:
                       set every |w| < 1e-4 to 0. (Wen et al. 2016; for LSTM units, Wen et al. 2018, ||w_g|| is
                       sqrt(sum + 1e-8), and weights where a unit's row and column cross are summed twice.)
 
-    for x, y in data:                                  for x, y in data:
-        loss.backward()                                    loss.backward()
-        optimizer.step()                                   penalty.add_subgradient_()
-        penalty.prox_(optimizer)                           optimizer.step()
-                                                           penalty.threshold_()
+What belongs where in a training step is in penalty.py.
 """
 
 from __future__ import annotations
@@ -25,45 +21,41 @@ from collections.abc import Iterator
 import numpy as np
 
 from minidl.errors import InputError
+from minidl.optim import Adam
+from minidl.rules import scatter
 from minidl.sparsity.groups import Groups
+from minidl.sparsity.metric import shrink_in_metric
+from minidl.sparsity.penalty import Penalty
 from minidl.sparsity.prox import _zeroed, group_norms, shrink
+from minidl.sparsity.pull import metrics
+from minidl.tensor import Tensor
 
 
-class GroupLasso:
+class GroupLasso(Penalty):
     """lambda sum_g a_g ||w_g|| over a set of groups.
 
-    lam: lambda > 0, in units of the loss; weights: a_g, "none" (1, as published) | "sqrt_size" (the square root of the
-    number of weights in the group) | an array of one number per group. per: what the loss that lam was chosen for adds
-    up, "mean" (over all predictions) or "sum" (over the time steps): from one to the other, lambda, the clipping limit,
-    weight decay and 1/lr all change by the number of steps. gap: relative duality gap of the proximal step where groups
-    overlap.
+    lam: lambda > 0, in units of the loss, or a schedule, step -> lambda; weights: a_g, "none" (1, as published) |
+    "sqrt_size" (the square root of the number of weights in the group) | an array of one number per group. per: what
+    the loss that lam was chosen for adds up, "mean" (over all predictions) or "sum" (over the time steps): from one to
+    the other, lambda, the clipping limit, weight decay and 1/lr all change by the number of steps. gap: relative
+    duality gap of the proximal step where groups overlap. smooth: e in sqrt(sum + e), rule="published" only, default
+    1e-8 for units and 0 otherwise; with e > 0 nothing becomes 0 but by the threshold.
     """
 
     def __init__(
-        self, groups: Groups, lam: float, weights="none", rule: str = "exact", per: str = "mean", gap: float = 1e-6
-    ):
-        for name, value, possible in (("rule", rule, ("exact", "published")), ("per", per, ("mean", "sum"))):
-            if value not in possible:
-                raise InputError(f"{name}={value!r} is neither {possible[0]!r} nor {possible[1]!r}")
-        self.groups, self.rule, self.per, self.gap, self.lam = groups, rule, per, gap, lam
+        self, groups: Groups, lam, weights="none", rule: str = "exact", per: str = "mean", gap: float = 1e-6,
+        smooth: float | None = None,
+    ):  # fmt: skip
+        super().__init__(groups.parameters, lam, rule, per)
+        if smooth is not None and not (smooth >= 0 and (smooth == 0 or rule == "published")):
+            raise InputError(f"smooth={smooth} with rule={rule!r}: it must not be below 0, and needs rule='published'")
+        self.groups, self.gap = groups, gap
         self._twice = rule == "published"
-        self._eps = 1e-8 if rule == "published" and "unit" in groups.by else 0.0
+        self._eps = (1e-8 if rule == "published" and "unit" in groups.by else 0.0) if smooth is None else float(smooth)
         self._blocks = groups.blocks()
         self._weighting = weights if isinstance(weights, str) else "array"
         self.weights = self._checked_weights(weights)
         self._dual = None  # the last proximal step's dual solution: the next step starts from it
-        self._pull, self._step = 0.0, -1
-
-    @property
-    def lam(self) -> float:
-        """lambda; may be changed between steps, to another number above 0."""
-        return self._lam
-
-    @lam.setter
-    def lam(self, value: float) -> None:
-        if not (np.isfinite(value) and value > 0):
-            raise InputError(f"lambda {value} must be above 0: with 0 there is no penalty, so leave the call out")
-        self._lam = float(value)
 
     def _checked_weights(self, weights) -> np.ndarray:
         count = self.groups.count
@@ -88,7 +80,7 @@ class GroupLasso:
         return [[v] * len(cut.faces) for cut, v in zip(self._blocks, values, strict=True)]
 
     def _block_norms(self, arrays=None) -> list[np.ndarray]:
-        arrays = arrays or [p.data for p in self.groups.parameters.values()]
+        arrays = arrays or [p.data for p in self.parameters.values()]
         return [cut.norms(a) for cut, a in zip(self._blocks, arrays, strict=True)]
 
     def sizes(self) -> np.ndarray:
@@ -116,75 +108,52 @@ class GroupLasso:
         norms = np.sqrt(np.square(self.norms()) + self._eps)
         force = np.append(np.divide(self.lam * self.weights, norms, out=np.zeros_like(norms), where=norms > 0), 0)
         parts = []
-        for cut, p in zip(self._blocks, self.groups.parameters.values(), strict=True):
+        for cut, p in zip(self._blocks, self.parameters.values(), strict=True):
             faces = [np.broadcast_to(force[labels], cut.shape).copy() for labels in cut.faces]
             factor = sum(_zeroed(f, None if self._twice else a) for f, a in zip(faces, cut.again, strict=True))
             parts.append(cut.scale(p.data, factor))
         return parts
 
-    # -- rule="published" --------------------------------------------------------------------------------------------
-    def add_subgradient_(self, per: str | None = None) -> None:
-        """Before the step: p.grad = p.grad + lambda a_g w_g / ||w_g||. Momentum then acts on it as on any gradient.
+    def _tensor(self) -> Tensor:
+        squares = 0
+        for cut, p in zip(self._blocks, self.parameters.values(), strict=True):
+            every = cut.spread(np.ones(cut.shape), p.data)
+            for labels, again in zip(cut.faces, cut.again, strict=True):
+                once = 1 if self._twice or again is None else cut.spread(_zeroed(np.ones(cut.shape), again), p.data)
+                of = cut.spread(np.broadcast_to(labels, cut.shape) % (self.groups.count + 1), every.astype(int))
+                summed = scatter((p * p * once).reshape(-1), index=of.ravel(), shape=(self.groups.count + 1,))
+                squares = squares + summed[:-1]
+        alive = self.norms() > 0
+        root = np.sqrt(squares + (self._eps + ~alive).astype(squares.dtype))  # away from 0, where its slope is infinite
+        return (root * (self.lam * self.weights * alive).astype(squares.dtype)).sum()
 
-        per: how the loss adds up ("mean" or "sum"), to have it compared with lambda's convention. Raises InputError.
-        """
-        self._check("published", "add_subgradient_", per)
-        for p, part in zip(self.groups.parameters.values(), self._direction(), strict=True):
-            p.grad = part if p.grad is None else p.grad + part
-
-    def threshold_(self, below: float = 1e-4) -> None:
-        """After the step: every weight of the groups' parameters with |w| < `below` becomes 0."""
-        self._check("published", "threshold_")
-        for p in self.groups.parameters.values():
-            p.data = np.where(np.abs(p.data) < below, p.data.dtype.type(0), p.data)
-
-    # -- rule="exact" ------------------------------------------------------------------------------------------------
-    def prox_(self, optimizer, per: str | None = None) -> None:
-        """After optimizer.step(): w = prox(w) with the threshold that belongs to this optimizer; velocity untouched.
-
-        A constant gradient g moves the weights by lr g / (1 - mu) a step once momentum has built up: so must lambda,
-        t_g = lr lambda a_g (1 - dampening) / (1 - mu), and by less in the first steps. `per` as in add_subgradient_.
-        """
-        self._check("exact", "prox_", per)
-        self._dual, shrunk = self._shrunk(self.threshold(optimizer) * self.weights)
-        for p, data in zip(self.groups.parameters.values(), shrunk, strict=True):
-            p.data = data
-
-    def _shrunk(self, t):
+    def _proximal(self, optimizer, remember: bool = True) -> list[np.ndarray]:
+        t, data = self.threshold(optimizer) * self.weights, [p.data for p in self.parameters.values()]
+        if isinstance(optimizer, Adam):
+            return shrink_in_metric(self._blocks, data, metrics(optimizer, self.parameters), t)
         factors, dual, _ = shrink(self._blocks, self._block_norms(), t, gap=self.gap, start=self._dual)
-        parts = zip(self._blocks, self.groups.parameters.values(), factors, strict=True)
-        return dual, [cut.scale(p.data, factor) for cut, p, factor in parts]
+        if remember:
+            self._dual = dual
+        return [cut.scale(w, factor) for cut, w, factor in zip(self._blocks, data, factors, strict=True)]
 
-    def threshold(self, optimizer) -> float:
-        """How far this step of `optimizer` would have moved a weight whose gradient had been lambda from the start on.
-
-        Follows the optimizer's own rule (optim.py): v = mu v + (1 - dampening) g, first v = g; Nesterov g + mu v;
-        in Caffe's form the learning rate of each step is inside v. Called once per step.
-        """
-        k, mu = optimizer.steps, optimizer.momentum
-        if k < 1:
-            raise InputError("prox_ comes after optimizer.step(): this optimizer has made 0 steps")
-        g, damped = optimizer.lr if optimizer.form == "caffe" else 1.0, 1 - optimizer.dampening
-        if k == self._step + 1:
-            self._pull = mu * self._pull + damped * g
-        elif k != self._step:  # the first call, or steps in between without a proximal one: as if lr had been constant
-            before = mu ** (k - 1)
-            self._pull = g * (before + damped * (1 - before) / (1 - mu))
-        self._step = k
-        move = g + mu * self._pull if optimizer.nesterov else self._pull if mu else g
-        return self.lam * (move if optimizer.form == "caffe" else optimizer.lr * move)
-
-    def _check(self, rule: str, name: str, per: str | None = None) -> None:
-        if self.rule != rule:
-            raise InputError(
-                f"{name} belongs to rule={rule!r}, this penalty has rule={self.rule!r}: the subgradient and the "
-                "proximal step each apply lambda once, and both together would apply it twice"
-            )
-        if per not in (None, self.per):
-            raise InputError(
-                f"lambda was chosen for a loss per={self.per!r}, this loss is per={per!r}: with T steps, a mean takes "
-                "lambda / T, clipping limit / T, weight decay / T and lr T of the sum's"
-            )
+    def threshold(self, optimizer) -> float | np.ndarray:
+        """t_g / a_g in the step that `optimizer` has just made (pull.py): one number, or one for each group where the
+        optimizer moves parameters at different rates. Called once per step; raises InputError where a group's
+        parameters differ in theirs."""
+        moves = self._pull(optimizer, self.parameters)
+        if len(set(moves)) == 1:
+            return self.lam * moves[0]
+        of = np.full(self.groups.count, np.nan)
+        for cut, move, name in zip(self._blocks, moves, self.parameters, strict=True):
+            mine = np.unique(np.concatenate([labels[labels >= 0] for labels in cut.faces]))
+            other = of[mine][(of[mine] != move) & ~np.isnan(of[mine])]
+            if len(other):
+                raise InputError(
+                    f"a group lies in {name}, which the optimizer moves by {move:g} per unit of gradient, and in "
+                    f"another parameter that it moves by {other[0]:g}: give both the same rate and momentum"
+                )
+            of[mine] = move
+        return self.lam * of
 
     # -- how far from the optimum --------------------------------------------------------------------------------------
     def kkt_violation(self, grads: dict[str, np.ndarray] | None = None) -> float:
@@ -193,8 +162,8 @@ class GroupLasso:
         A group that is not 0 must have grad E_D = -lambda a_g w_g / ||w_g||, a dead one ||grad E_D|| <= lambda a_g.
         grads: {parameter name: dE_D/dw}, the data gradient without the penalty; default p.grad.
         """
-        grads = grads or {name: p.grad for name, p in self.groups.parameters.items()}
-        rest = [-grads[n] - part for n, part in zip(self.groups.parameters, self._direction(), strict=True)]
+        grads = grads or {name: p.grad for name, p in self.parameters.items()}
+        rest = [-grads[n] - part for n, part in zip(self.parameters, self._direction(), strict=True)]
         dead = np.where(self.norms() > 0, 0.0, self.lam * self.weights)
         norms = self._block_norms(rest)
         factors, _, _ = shrink(self._blocks, norms, dead, gap=1e-9)
@@ -206,7 +175,7 @@ class GroupLasso:
 
         Arrays over weights come as {parameter name: array}. With an optimizer that has stepped, the proximal step too.
         """
-        names, norms = list(self.groups.parameters), self.norms()
+        names, norms = list(self.parameters), self.norms()
         yield "E_D", E_D
         yield "||w_g||", norms
         yield "R_g", float(self.weights @ norms)
@@ -214,6 +183,5 @@ class GroupLasso:
         yield "lambda w/||w||", dict(zip(names, self._direction(), strict=True))
         if optimizer is None:
             return
-        t = self.threshold(optimizer) * self.weights
-        yield "t", t
-        yield "max(0, 1 - t/||w||) w", dict(zip(names, self._shrunk(t)[1], strict=True))
+        yield "t", self.threshold(optimizer) * self.weights
+        yield "max(0, 1 - t/||w||) w", dict(zip(names, self._proximal(optimizer, remember=False), strict=True))
