@@ -45,7 +45,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--fresh", action="store_true", help="run again what is finished already")
     run.set_defaults(full=False)
 
-    bench = commands.add_parser("bench", help="time training steps of minidl and of PyTorch on the same work")
+    bench = commands.add_parser("bench", help="time minidl beside PyTorch, MyGrad, autograd and ONNX Runtime")
     bench.add_argument("names", nargs="*", metavar="NAME", help="which benchmarks; default: all")
     bench.add_argument("--threads", type=_at_least(1), default=1, metavar="N", help="of both sides (default: 1)")
     bench.add_argument("--json", metavar="FILE", help="write the rows here; - is standard output")

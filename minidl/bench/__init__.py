@@ -1,10 +1,12 @@
-"""`minidl bench`: minidl's training steps beside those of what a user would pick instead.
+"""`minidl bench`: minidl's steps of training and inference beside those of what a user would pick instead.
 
-    cases.py     the work, for minidl and for each peer        measure.py   the protocol
-    child.py     the process in which one of them runs         growth.py    time and memory against size
+    cases.py     the work, and which peer can do it            measure.py   the protocol
+    *_steps.py   the work written for minidl and each peer     child.py     the process in which one of them runs
+    growth.py    time and memory against size
 
-A row: {name, threads, blas, form, ms, peer, peer_ms, ratio, peak_mib, peer_peak_mib, note}. `ratio` is ms / peer_ms, or
-None where nothing was compared; then `note` says why. Memory is that of a whole process with its libraries.
+A row, one for each case and peer: {name, threads, blas, form, ms, peer, peer_ms, ratio, peak_mib, peer_peak_mib, note}.
+`ratio` is ms / peer_ms, or None where nothing was compared; then `note` says why. Memory is that of a whole process
+with its libraries.
 """
 
 from __future__ import annotations
@@ -34,38 +36,47 @@ def row(**known) -> dict:
 
 def missing(peer: str) -> str | None:
     """The line that says how to install a peer, or None where it is installed."""
-    package, version = cases.PEERS[peer]
-    if importlib.util.find_spec(package) is None:
-        return f"{peer} is not installed, so it is left out: pip install {package}=={version}"
+    if any(importlib.util.find_spec(package) is None for package in cases.PEERS[peer].packages):
+        return f"{peer} is not installed, so it is left out: pip install {cases.PEERS[peer].install}"
     return None
 
 
-def compared(name: str, peer: str, threads: int, mine: measure.Measured, other: measure.Measured) -> dict:
-    """The row of two programs that were measured; without a ratio where either was disturbed."""
+def left_out(names: Sequence[str]) -> list[str]:
+    """Such a line for each missing peer of these cases, once."""
+    wanted = {peer for name in names for peer in cases.CASES.get(name, ())}
+    return [line for peer in cases.PEERS if peer in wanted and (line := missing(peer))]
+
+
+def compared(
+    name: str, peer: str, threads: int, mine: measure.Measured, other: measure.Measured, tried: int = 1
+) -> dict:
+    """The row of two programs that were measured; without a ratio where either was disturbed in every try."""
     disturbed = [
         f"{who} took {m.alone_ms:.3g} ms alone and {m.ms:.3g} ms by turns"
         for who, m in (("minidl", mine), (peer, other))
         if not m.steady
     ]
+    note = f"steady at try {tried} of at most {measure.TRIES}" if tried > 1 else ""
+    if disturbed:
+        note = f"no ratio after {tried} tries, something else was running: {'; '.join(disturbed)}"
     return row(
         name=name, threads=threads, blas=mine.about["blas"], form=mine.about["form"], ms=mine.ms,
         peer=f"{peer} {other.about['version']}", peer_ms=other.ms, ratio=None if disturbed else mine.ms / other.ms,
         peak_mib=mine.about["peak_mib"], peer_peak_mib=other.about["peak_mib"],
-        note=f"no ratio, something else was running: {'; '.join(disturbed)}" if disturbed else "",
+        note=note,
     )  # fmt: skip
 
 
 def _case(name: str, threads: int, clock: str, env: dict[str, str]) -> Iterator[dict]:
-    for peer in cases.PEERS:
-        without = missing(peer)
-        who = ["minidl"] if without else ["minidl", peer]
-        found = measure.compare([functools.partial(measure.Child, name, p, clock, env=env) for p in who])
-        if not without:
-            yield compared(name, peer, threads, *found)
-            continue
-        mine = found[0]
-        about = {key: mine.about[key] for key in ("blas", "form", "peak_mib")}
-        yield row(name=name, threads=threads, ms=mine.ms, note=without, **about)
+    peers = [peer for peer in cases.CASES[name] if not missing(peer)]
+    mine, *others = (functools.partial(measure.Child, name, who, clock, env=env) for who in ("minidl", *peers))
+    if not peers:
+        ms, said = measure.alone(mine)
+        about = {key: said[key] for key in ("blas", "form", "peak_mib")}
+        yield row(name=name, threads=threads, ms=ms, note="none of its peers is installed", **about)
+        return
+    for peer, found in zip(peers, measure.compare(mine, others), strict=True):
+        yield compared(name, peer, threads, *found)
 
 
 def _ask_once(what: str, env: dict[str, str]):
@@ -132,13 +143,14 @@ def bench(names: Sequence[str], threads: int, *, json_file: str | None = None, c
     from minidl.doctor import processor
 
     out = sys.stderr if json_file == "-" else sys.stdout
-    print(f"{processor()}; {threads} thread{'s' * (threads > 1)}; {clock} time of a training step", file=out)
-    print(HEAD, file=out, flush=True)
+    print(f"{processor()}; {threads} thread{'s' * (threads > 1)}; {clock} time of a step", file=out)
+    without = left_out(names or NAMES)
+    print(*without, HEAD, sep="\n", file=out, flush=True)
     found = []
     for one in rows(names or NAMES, threads, clock):
         found.append(one)
         print(line(one), file=out, flush=True)
-    text = json.dumps({"processor": processor(), "clock": clock, "rows": found}, indent=2) + "\n"
+    text = json.dumps({"processor": processor(), "clock": clock, "left_out": without, "rows": found}, indent=2) + "\n"
     if json_file == "-":
         print(text, end="")
     elif json_file:

@@ -30,7 +30,7 @@ def about(peer: str) -> dict:
     """The package and its version, the form of minidl's kernels, NumPy's BLAS kernel, and peak memory in MiB."""
     from minidl import backend, doctor
 
-    package = cases.PEERS[peer][0] if peer in cases.PEERS else None
+    package = cases.PEERS[peer].packages[0] if peer in cases.PEERS else None
     return {
         "version": importlib.metadata.version(package) if package else "",
         "form": "numba" if any(form == "numba" for _, form in backend.calls) else "numpy",
