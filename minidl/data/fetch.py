@@ -34,6 +34,8 @@ class Remote:
     sha256: str
     mirrors: tuple[str, ...]
     """Folders (URLs) that hold the file under its name."""
+    packed: bool = False
+    """Whether the sha256 is that of the file as it is published, of an archive for example."""
 
 
 def find(
@@ -111,7 +113,7 @@ def _local(root: Path, file: Remote) -> tuple[bytes, Path] | None:
         if not path.is_file():
             continue
         try:
-            content = read(path)
+            content = _content(path, file)
         except DataError as error:
             lies = hashlib.sha256(path.read_bytes()).hexdigest() if os.access(path, os.R_OK) else "unknown"
             raise DataError(_damaged(path, file, f"as it lies there, packed, it has sha256 {lies}")) from error
@@ -121,6 +123,10 @@ def _local(root: Path, file: Remote) -> tuple[bytes, Path] | None:
             continue  # Fashion-MNIST's files have MNIST's names: directly in a folder they may be the other set's
         raise DataError(_damaged(path, file, f"its content has sha256 {lies}"))
     return None
+
+
+def _content(path: Path, file: Remote) -> bytes:
+    return path.read_bytes() if file.packed else read(path)
 
 
 def _damaged(path: Path, file: Remote, found: str) -> str:
@@ -197,7 +203,7 @@ def _fetch(pooch, url: str, file: Remote) -> None:
         downloader = pooch.HTTPDownloader(progressbar=bar, timeout=30)
         pooch.get_logger().setLevel("WARNING")
         packed = pooch.retrieve(url, known_hash=None, fname=file.name, path=beside, downloader=downloader)
-        content = read(Path(packed))
+        content = _content(Path(packed), file)
         if (got := hashlib.sha256(content).hexdigest()) != file.sha256:
             raise DataError(f"{url} gave a content with sha256 {got}, published is {file.sha256}: nothing was kept")
         os.replace(packed, target)

@@ -51,7 +51,7 @@ FASHION_MNIST = _published(
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ImageSet:
-    """Images with their classes: images (N, 28, 28) and labels (N,), both uint8 and read-only.
+    """Images with their classes: images (N, H, W) or (N, 3, H, W) and labels (N,), both uint8 and read-only.
 
     name says what the set really is, sha256 identifies its content.
     """
