@@ -29,9 +29,9 @@ CASES: dict[str, tuple[str, ...]] = {
 }
 """Each case with the peers that can do it.
 
-ResNet-20 is not theirs: MyGrad's convolution refuses stride 2 where windows leave a pixel of the padding over, and
-autograd has no normalisation and needs 1.3 s (one core) for LeNet's two convolutions alone. MyGrad and autograd have no
-LSTM layer, but small ops from which one is written in a few lines.
+ResNet-20 is not theirs: MyGrad's convolution refuses stride 2 where windows leave a pixel of the padding over; autograd
+needs 1.3 s of one core for LeNet's step, and ResNet-20's has 40 times the multiply-adds (not tried: an estimate).
+MyGrad and autograd have no LSTM layer, but small ops from which one is written in a few lines.
 """
 
 
