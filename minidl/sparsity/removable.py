@@ -23,7 +23,7 @@ from minidl.tensor import Tensor
 
 UNREAD = "unread: every weight that reads it is 0"
 CONSTANT = "constant: every weight into it is 0"
-CARRIER = "constant: speaks for others to a reader that pads or has no bias"
+CARRIER = "constant: one has to stay, for a reader that pads or has no bias"
 
 
 @dataclass(frozen=True)

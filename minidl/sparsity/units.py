@@ -190,7 +190,8 @@ class Network:
         for w, i, x, j, fold in self._u.readers:
             reader, data = (next(k for k, a in enumerate(ids) if a is t) for t in (w, x))
             takes = next((k for k, a in enumerate(ids) if a is fold), None)
-            loops = any(a is x[j] for axes in (found if several else (found,)) for a in axes)
+            ours = [a for a in w if a is x[j]]  # a layer run on its own result: that is no loop of the node
+            loops = not ours and any(a is x[j] for axes in (found if several else (found,)) for a in axes)
             if fixed[data] and not fixed[reader]:  # data @ weights: the second argument is the reader's data
                 reader, data, takes, i, j = data, reader, None, j, i
             self.reads.append(Read(node, reader, i, data, j, takes, fixed[reader], loops))
