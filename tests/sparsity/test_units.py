@@ -7,9 +7,23 @@ import pytest
 
 from minidl import Tensor, backend, rules
 from minidl.errors import InputError
-from minidl.layers import LSTM, BatchNorm2d, Conv2d, Dropout, Flatten, Linear, MaxPool2d, Module, ReLU, Sequential
+from minidl.layers import (
+    LSTM,
+    AvgPool2d,
+    BatchNorm2d,
+    Conv2d,
+    Dropout,
+    Flatten,
+    Linear,
+    LocalResponseNorm,
+    MaxPool2d,
+    Module,
+    ReLU,
+    Sequential,
+    layer_norm,
+)
 from minidl.models import LSTMLanguageModel, f1, lenet_caffe, mlp
-from minidl.sparsity import silence_, units
+from minidl.sparsity import Function, groups, silence_, units
 
 
 def sizes(model, x, twice=False):
@@ -21,18 +35,8 @@ def image(n=2):
     return np.random.default_rng(0).random((n, 1, 28, 28), np.float32)
 
 
-class Zeros:
-    """A random generator that draws zeros without touching memory, for models of published size."""
-
-    def uniform(self, low, high, shape):
-        return np.zeros(shape, np.float32)
-
-    def standard_normal(self, shape, dtype=None):
-        return np.zeros(shape, np.float32)
-
-
-def language_model(hidden=(6, 5), vocabulary=11, embedding=7, rng=None):
-    model = LSTMLanguageModel(vocabulary, embedding, hidden, rng=rng or np.random.default_rng(0))
+def language_model():
+    model = LSTMLanguageModel(11, 7, (6, 5), rng=np.random.default_rng(0))
     return model, (np.zeros((2, 1), int), model.zero_states(1))
 
 
@@ -70,13 +74,6 @@ def test_intrinsic_sparse_structures_of_the_language_model(form):
     words = {("embedding", 11 + 24): 7}
     assert twice == {("layers.0", 4 * 13 + 24 + 20): 6, ("layers.1", 4 * 11 + 20 + 11): 5} | words
     assert once == {("layers.0", 92): 6, ("layers.1", 71): 5} | words
-
-
-def test_published_group_sizes_at_1500():
-    model, x = language_model((1500, 1500), 10_000, 1500, Zeros())
-    assert sizes(model, (x[0][:1], x[1]), twice=True) == {
-        ("embedding", 16_000): 1500, ("layers.0", 24_000): 1500, ("layers.1", 28_000): 1500,
-    }  # fmt: skip
 
 
 def test_an_lstm_with_two_biases_and_its_own_zero_state():
@@ -160,14 +157,86 @@ class Strange(Module):
             h = (h - h.logsumexp(-1, keepdim=True)).exp()
         elif self.what == "constant":
             h = h * np.arange(1, 6, dtype=np.float32)
+        elif self.what == "layer norm":
+            h = layer_norm(h, Tensor(np.ones(5, np.float32)), Tensor(np.zeros(5, np.float32)))
+        elif self.what == "gather":
+            h = h.gather(1, np.arange(10).reshape(2, 5) % 5)
+        elif self.what == "chosen":
+            h = h[:, np.array([4, 3, 2, 1, 0])]
+        elif self.what == "shuffle":
+            h = h.pad((0, 1))[:, :6].reshape(2, 2, 3).transpose(1, 2).reshape(2, 6)[:, :5]
         elif self.what == "no rule":
             h = rules.scatter(h, index=(slice(None), slice(None)), shape=(2, 5))
         return self.b(h)
 
 
-@pytest.mark.parametrize("what, count", [("nothing", 5), ("softmax", 0), ("constant", 0), ("no rule", 0)])
+@pytest.mark.parametrize(
+    "what, count",
+    [
+        ("nothing", 5),
+        *((w, 0) for w in ("softmax", "layer norm", "constant", "gather", "chosen", "shuffle", "no rule")),
+    ],
+)
 def test_what_uses_all_features_pins_them(what, count):
     assert len(units(Strange(np.random.default_rng(0), what), np.ones((2, 3), np.float32))) == count
+
+
+class Inception(Module):
+    """GoogLeNet's module: four branches, joined; one of them through pooling, two through a reduction."""
+
+    def __init__(self, rng):
+        def conv(i, o, k):
+            return Conv2d(i, o, k, padding=k // 2, rng=rng)
+
+        self.first, self.one, self.reader = conv(1, 3, 3), conv(3, 2, 1), Linear(11, 2, rng=rng)
+        self.reduce, self.three, self.pooled, self.five = conv(3, 2, 1), conv(2, 4, 3), conv(3, 2, 1), conv(3, 3, 5)
+
+    def forward(self, x):
+        x = MaxPool2d(2)(rules.relu(self.first(x)))
+        pooled = self.pooled(MaxPool2d(3, stride=1, padding=1)(x))
+        x = np.concatenate([self.one(x), self.three(rules.relu(self.reduce(x))), self.five(x), pooled], axis=1)
+        return self.reader(rules.relu(x).mean((2, 3)))
+
+
+def test_the_branches_of_googlenet():
+    found = units(Inception(np.random.default_rng(0)), image())
+    assert Counter(u.layer for u in found) == {"first": 3, "one": 2, "reduce": 2, "three": 4, "five": 3, "pooled": 2}
+    read = {(u.layer, u.index): list(m.indices) for u in found for m in u.members if m.parameter == "reader.weight"}
+    assert sorted(read.values()) == [[k] for k in range(11)]
+    assert read["one", 1] == [1] and read["three", 0] == [2] and read["five", 0] == [6] and read["pooled", 1] == [10]
+    first = {m.parameter for m in found[0].members}
+    assert first == {f"{n}.weight" for n in ("first", "one", "reduce", "five", "pooled")} | {"first.bias"}
+
+
+@pytest.mark.parametrize("within, count", [(False, 0), (True, 4)])
+@pytest.mark.parametrize("pool", [MaxPool2d(2), AvgPool2d(2)])
+def test_response_normalisation_across_channels_pins_and_within_a_channel_does_not(within, count, pool):
+    rng = np.random.default_rng(0)
+    model = Sequential(
+        Conv2d(1, 4, 3, rng=rng), pool, LocalResponseNorm(3, within=within), Flatten(), Linear(4 * 13 * 13, 3, rng=rng)
+    )
+    assert len(units(model, image())) == count
+
+
+def test_a_tied_embedding_ties_words_recurrence_and_output():
+    """A recurrent highway network's groups: row, column and embedding column of unit k, in a function of Tensors."""
+
+    def f(p, ids, state):
+        (s,) = state
+        for word in ids:
+            x = p["embedding"][word]
+            h, t = np.tanh(x @ p["wh"] + s @ p["rh"] + p["bh"]), rules.sigmoid(x @ p["wt"] + s @ p["rt"])
+            s = (h - s) * t + s
+        return s @ p["embedding"].t(), [s]
+
+    rng = np.random.default_rng(0)
+    shapes = {"embedding": (9, 4), "wh": (4, 4), "rh": (4, 4), "bh": (4,), "wt": (4, 4), "rt": (4, 4)}
+    model = Function(f, {name: rng.standard_normal(shape) for name, shape in shapes.items()})
+    x = (np.array([[0, 3], [8, 1]]), [Tensor(np.zeros((2, 4)))])
+    assert sizes(model, x, twice=True) == {("wh", 9 + 4 * 8): 4}
+    assert sizes(model, x) == {("wh", 9 + 4 * 7): 4}
+    found = groups(model, x, by="embedding")
+    assert found.count == 4 and set(found.parameters) == {"embedding", "wh", "rh", "wt", "rt"}
 
 
 def test_dropout_and_training_mode_do_not_matter_and_nothing_changes():
