@@ -51,7 +51,7 @@ class Blocks:
         spread = [np.broadcast_to(labels, self.shape) for labels in self.faces]
         crossings = [np.any([spread[k] == s for s in spread[:k]] or [False], axis=0) for k in range(len(spread))]
         self.again = [np.nonzero(c) if c.any() else None for c in crossings]
-        self.disjoint = not (sum((s >= 0).astype(int) for s in spread) > 1).any()
+        self.disjoint = bool((np.sum([s >= 0 for s in spread], axis=0) <= 1).all())
 
     def norms(self, data: np.ndarray) -> np.ndarray:
         """||block|| for each block, in float64."""
