@@ -8,24 +8,31 @@ A small vocabulary, one concept a file:
     penalty.py       two rules, and when in a training step each of them acts;  pull.py: how far, behind which optimizer
     group_lasso.py   the penalty on the norms of groups;  prox.py: the step that makes them exactly 0;  metric.py: the
                      same behind Adam;  l1.py: single weights, to compare with
+    steer.py         lambda chosen while training, for a wanted sparsity, cost or latency;  report.py: tables by epoch
+    freeze.py        zeros that stay 0 while the rest is fine-tuned
     removable.py     which units do nothing: the ones that nobody reads, and the ones that are constant
     branches.py      which branches are constant and can leave as a whole
     compact.py       the smaller ordinary network;  certificate.py: the table, and the proof that nothing else changed
     columns.py       convolutions that read only the positions some filter uses
-    cost.py          multiply-adds and weights, counted on the tape
+    cost.py          multiply-adds and weights, counted on the tape;  roofline.py: the least time they can take here
     ways.py          what zeros are worth: dense, compressed rows, rows and columns removed, compacted, timed
 """
 
 from minidl.sparsity.certificate import Certificate
 from minidl.sparsity.compact import NothingToRemove, compact
 from minidl.sparsity.cost import Cost, cost
+from minidl.sparsity.freeze import FrozenZeros, freeze_zeros
 from minidl.sparsity.function import Function
 from minidl.sparsity.group_lasso import GroupLasso
 from minidl.sparsity.groups import Groups, groups, own_groups
 from minidl.sparsity.l1 import L1
+from minidl.sparsity.report import Report, Sparsity, sparsity_of
+from minidl.sparsity.roofline import Machine, measured_machine, roofline
+from minidl.sparsity.steer import Steer
 from minidl.sparsity.units import Unit, silence_, units
 
 __all__ = [
-    "L1", "Certificate", "Cost", "Function", "GroupLasso", "Groups", "NothingToRemove", "Unit", "compact", "cost",
-    "groups", "own_groups", "silence_", "units",
+    "L1", "Certificate", "Cost", "FrozenZeros", "Function", "GroupLasso", "Groups", "Machine",
+    "NothingToRemove", "Report", "Sparsity", "Steer", "Unit", "compact", "cost", "freeze_zeros", "groups",
+    "measured_machine", "own_groups", "roofline", "silence_", "sparsity_of", "units",
 ]  # fmt: skip

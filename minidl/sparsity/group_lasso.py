@@ -115,14 +115,15 @@ class GroupLasso(Penalty):
         return parts
 
     def _tensor(self) -> Tensor:
-        squares = 0
+        parts: list[Tensor] = []
         for cut, p in zip(self._blocks, self.parameters.values(), strict=True):
             every = cut.spread(np.ones(cut.shape), p.data)
             for labels, again in zip(cut.faces, cut.again, strict=True):
                 once = 1 if self._twice or again is None else cut.spread(_zeroed(np.ones(cut.shape), again), p.data)
                 of = cut.spread(np.broadcast_to(labels, cut.shape) % (self.groups.count + 1), every.astype(int))
                 summed = scatter((p * p * once).reshape(-1), index=of.ravel(), shape=(self.groups.count + 1,))
-                squares = squares + summed[:-1]
+                parts.append(summed[:-1])
+        squares = sum(parts[1:], parts[0])
         alive = self.norms() > 0
         root = np.sqrt(squares + (self._eps + ~alive).astype(squares.dtype))  # away from 0, where its slope is infinite
         return (root * (self.lam * self.weights * alive).astype(squares.dtype)).sum()

@@ -39,6 +39,10 @@ class L1(Penalty):
         """lambda sum |w|."""
         return self.lam * float(sum(np.abs(p.data).sum(dtype=np.float64) for p in self.parameters.values()))
 
+    def norms(self) -> np.ndarray:
+        """|w| of every weight, parameter after parameter."""
+        return np.concatenate([np.abs(p.data).ravel() for p in self.parameters.values()])
+
     def alive(self) -> dict[str, tuple[int, int]]:
         """{parameter: (weights that are not 0, all weights)}."""
         return {name: (int(np.count_nonzero(p.data)), p.numel()) for name, p in self.parameters.items()}

@@ -67,6 +67,14 @@ class Penalty(Callback):
         """lambda R(w): what the penalty adds to the loss."""
         raise NotImplementedError
 
+    def norms(self) -> np.ndarray:
+        """The lengths that R adds up: of every group, or of every weight."""
+        raise NotImplementedError
+
+    def alive(self) -> dict[str, tuple[int, int]]:
+        """{where: (how many of them are not 0, all)}."""
+        raise NotImplementedError
+
     def _tensor(self) -> Tensor:
         raise NotImplementedError
 

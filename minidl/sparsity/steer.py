@@ -1,0 +1,91 @@
+"""Steer: choose lambda while training, so that a wanted sparsity, cost or latency is reached.
+
+    e = r(step) - (y + a)                   y is measured; r: where it should be by now, a line to the target, then flat
+    log lambda = log lambda + gain e        a: the share of groups that will be 0 within `ahead` looks if they go on
+
+Sparsity answers to lambda late: groups are pulled for many steps before the first one is 0. A control of y alone goes
+on raising lambda meanwhile, until all groups die together, and those that are gone hardly come back. Norms show it in
+advance: a group that shrank from m to n since the last look is on its way if n + ahead (n - m) <= 0.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from math import log
+
+import numpy as np
+
+from minidl.callbacks import Callback
+from minidl.errors import InputError
+from minidl.sparsity.cost import cost
+from minidl.sparsity.penalty import Penalty
+
+
+class Steer(Callback):
+    """Change the lambda of a penalty every `every` steps of `fit`, so that what is measured arrives at `target`.
+
+    measure: "sparsity", the share of groups (of weights for L1) that are 0 | "macs", the share of the first
+    multiply-adds that is left when zero rows and columns are skipped (cost.py; x: one sample) | a function
+    model -> number that falls as lambda rises, such as the measured seconds of the compacted model (target in the same
+    units). over: steps until the target is to be reached; the rest of the run holds it. Ask for about half of the run.
+    history: (step, lambda, measured) of every change. The penalty's lambda is the start, a factor of 10,000 either way
+    the limit.
+    """
+
+    def __init__(
+        self, penalty: Penalty, target: float, measure: str | Callable = "sparsity", *, over: int, every: int = 20,
+        x=None, gain: float = 2.0, ahead: float = 5.0,
+    ):  # fmt: skip
+        share = not callable(measure)
+        if share and measure not in ("sparsity", "macs"):
+            raise InputError(f"measure={measure!r} is not 'sparsity', 'macs' or a function of the model")
+        if not (0 < target < 1 if share else 0 < target < np.inf):
+            raise InputError(f"target {target} must lie between 0 and {'1: it is a share' if share else 'infinity'}")
+        if measure == "macs" and x is None:
+            raise InputError("measure='macs' counts multiply-adds on the tape of model(x): give x, one sample")
+        if every < 1 or over < every:
+            raise InputError(f"every {every}, over {over} steps: both at least 1, and over no shorter than every")
+        if callable(penalty._lam):
+            raise InputError("this penalty's lambda follows a schedule: give it a number, from which steering starts")
+        self.penalty, self.target, self.measure, self.x = penalty, float(target), measure, x
+        self.every, self.over, self.gain, self.ahead = every, over, gain, ahead
+        self.history: list[tuple[int, float, float]] = []
+        self._macs, self._limits = 0, (penalty.lam / 1e4, penalty.lam * 1e4)
+
+    def __repr__(self):
+        now = f", now {self.history[-1][2]:g}" if self.history else ""
+        return f"Steer({self.measure} to {self.target:g} over {self.over} steps, lambda {self.penalty.lam:g}{now})"
+
+    def measured(self, model) -> float:
+        """What is to reach the target, now."""
+        if not isinstance(self.measure, str):
+            value = float(self.measure(model))
+            if not np.isfinite(value):
+                raise InputError(f"the function that Steer was given answered {value}: lambda cannot be steered by it")
+            return value
+        if self.measure == "sparsity":
+            counts = list(self.penalty.alive().values())
+            return 1 - sum(left for left, _ in counts) / sum(total for _, total in counts)
+        found = cost(model, self.x)
+        self._macs = self._macs or found.macs  # the first: the model may be compacted on the way
+        return found.kept / self._macs
+
+    def on_start(self, run) -> None:
+        self._first, self._start, self._norms = self.measured(run.model), run.step, self.penalty.norms()
+        falls = self.measure != "sparsity"
+        self._unit = -abs(self._first) if falls else 1.0
+        self._log = log(self.penalty.lam)
+
+    def after_step(self, run) -> None:
+        done = run.step + 1 - self._start
+        if done % self.every:
+            return
+        y, way, norms = self.measured(run.model), min(1.0, done / self.over), self.penalty.norms()
+        wanted = self._first + way * (self.target - self._first)
+        going = (norms > 0) & (norms + self.ahead * (norms - self._norms) <= 0)
+        back = (norms > 0) & (self._norms == 0)  # some flicker around 0: what comes and what goes then cancel
+        change = self.gain * ((wanted - y) / self._unit - going.mean() + back.mean())
+        low, high = map(log, self._limits)
+        self._log = min(max(self._log + min(max(change, -log(2)), log(2)), low), high)
+        self.penalty.lam, self._norms = float(np.exp(self._log)), norms
+        self.history.append((run.step, self.penalty.lam, y))
