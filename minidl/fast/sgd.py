@@ -11,7 +11,7 @@ from minidl.fast import buffers
 from minidl.fast.pool_of_threads import in_parts
 
 LEAST = 1 << 12  # elements below which NumPy's form is as fast
-COST = 16  # an element of five arrays, in multiply-adds
+COST = 4  # an element of five arrays, in multiply-adds: the memory is what is waited for, and it is shared
 
 
 @njit(cache=True, nogil=True, error_model="numpy")
