@@ -12,7 +12,7 @@ import numpy as np
 from minidl.fast.pool_of_threads import in_parts
 
 LEAST = 250_000  # multiply-adds below which BLAS stays in one thread by itself
-FASTER = 5  # a multiply-add in a product takes so much less time than one in the loops that in_parts counts by
+FASTER = 32  # a multiply-add in a product takes so much less time than one in the loops that in_parts counts by
 
 
 def product(a, b, bias=None):
