@@ -20,6 +20,7 @@ from collections.abc import Callable
 
 import numpy as np
 
+from minidl.backend import twin
 from minidl.errors import UnsupportedOp
 
 
@@ -114,13 +115,20 @@ def sigmoid(x):
 
 
 @primitive
+@twin
 def relu(x):
     """max(x, 0); the derivative at 0 is 0, as in PyTorch."""
     return np.maximum(x, 0)
 
 
+@twin
+def relu_gradient(g, x):
+    """g where x is above 0. Arrays, or Tensors, which have no twin."""
+    return g * (x > 0)
+
+
 rule(sigmoid, "1 / (1 + exp(-x))", lambda g, out, x: g * (out * (1 - out)))
-rule(relu, "max(x, 0)", lambda g, out, x: g * (x > 0))
+rule(relu, "max(x, 0)", lambda g, out, x: relu_gradient(g, x))
 
 _math_erf = np.frompyfunc(math.erf, 1, 1)
 

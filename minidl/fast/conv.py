@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minidl.fast import conv3x3, winograd
+from minidl.fast import buffers, conv3x3, winograd
 from minidl.fast.jit import jit
 from minidl.fast.pool_of_threads import in_parts
 from minidl.layers.conv import _rows, output_size
@@ -126,16 +126,16 @@ def conv_forward(x, weight, bias, stride, padding, dilation, groups):
     if images is None or x.dtype != weight.dtype:
         return NotImplemented
     filters = weight.reshape(groups, o // groups, -1)
-    x, y = np.ascontiguousarray(x), np.empty((len(x), o, *sizes), x.dtype)
+    x, y = np.ascontiguousarray(x), buffers.empty((len(x), o, *sizes), x.dtype)
 
     def part(_, first, last):
         for some, cols in _columns(x, first, last, images, kernel, sizes, stride, padding, dilation):
             rows = filters @ cols.reshape(groups, filters.shape[2], -1)
             y[some] = rows.reshape(o, -1, *sizes).transpose(1, 0, 2, 3)
+            if bias is not None:
+                y[some] += bias[:, None, None]
 
     in_parts(len(x), part, y.size * filters.shape[2], blas=True)
-    if bias is not None:
-        y += bias[:, None, None]
     return y, None
 
 
@@ -148,9 +148,10 @@ def conv_backward_data(g, weight, shape, stride, padding, dilation, groups):
     if images is None or g.dtype != weight.dtype:
         return NotImplemented
     turned = weight.reshape(groups, o // groups, -1).transpose(0, 2, 1)
-    dx = np.zeros(shape, g.dtype)
+    dx = buffers.empty(shape, g.dtype)
 
     def part(_, first, last):
+        dx[first:last] = 0
         for begin in range(first, last, images):
             some = slice(begin, min(begin + images, last))
             dcols = (turned @ _rows(g[some], groups)).reshape(shape[1], *kernel, -1, *g.shape[2:])

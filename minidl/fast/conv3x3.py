@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from minidl.fast import buffers
 from minidl.fast.jit import jit
 from minidl.fast.pool_of_threads import in_parts
 
@@ -167,7 +168,7 @@ def correlate(x, weight, bias, padding):
     taps, b = np.zeros((_up(o, 4), c, 9), x.dtype), np.zeros(_up(o, 4), x.dtype)
     taps[:o] = weight.reshape(o, c, 9)
     b[:o] = 0 if bias is None else bias
-    y = np.empty((n, o, h + 2 * above - 2, w + 2 * left - 2), x.dtype)
+    y = buffers.empty((n, o, h + 2 * above - 2, w + 2 * left - 2), x.dtype)
     x, height, pitch = np.ascontiguousarray(x), h + above, w + left
 
     def part(_, first, last):

@@ -7,13 +7,17 @@ from __future__ import annotations
 
 import numpy as np
 
+from minidl.fast import buffers
 from minidl.fast.jit import jit
+from minidl.fast.pool_of_threads import in_parts
+
+COST = 8  # an element read from memory, in multiply-adds
 
 
 @jit
-def _statistics(x, mean, variance):
+def _statistics(x, mean, variance, first, last):
     n, c, hw = x.shape
-    for channel in range(c):
+    for channel in range(first, last):
         total = 0.0
         for image in range(n):
             line = x[image, channel]
@@ -33,9 +37,9 @@ def _statistics(x, mean, variance):
 
 
 @jit
-def _normalise(x, mean, scale, bias, y):
+def _normalise(x, mean, scale, bias, y, first, last):
     n, c, hw = x.shape
-    for image in range(n):
+    for image in range(first, last):
         for channel in range(c):
             line, out = x[image, channel], y[image, channel]
             m, s, b = mean[channel], scale[channel], bias[channel]
@@ -44,9 +48,9 @@ def _normalise(x, mean, scale, bias, y):
 
 
 @jit
-def _normalise_backward(g, x, mean, inverse, weight, dx, dweight, dbias):
+def _normalise_backward(g, x, mean, inverse, weight, dx, dweight, dbias, start, stop):
     n, c, hw = x.shape
-    for channel in range(c):
+    for channel in range(start, stop):
         m, inv = mean[channel], inverse[channel]
         with_x, plain = 0.0, 0.0
         for image in range(n):
@@ -79,7 +83,7 @@ def channel_statistics(x):
     if planes is None or not x.size:
         return NotImplemented
     mean, variance = np.empty((2, x.shape[1]), x.dtype)
-    _statistics(*planes, mean, variance)
+    in_parts(len(mean), lambda _, i, j: _statistics(*planes, mean, variance, i, j), x.size * COST)
     return mean, variance
 
 
@@ -87,8 +91,8 @@ def normalise(x, mean, inverse, weight, bias):
     planes = _planes(x)
     if planes is None:
         return NotImplemented
-    y = np.empty_like(planes[0])
-    _normalise(*planes, mean, inverse * weight, bias, y)
+    y, scale = buffers.empty(planes[0].shape, x.dtype), inverse * weight
+    in_parts(len(x), lambda _, i, j: _normalise(*planes, mean, scale, bias, y, i, j), x.size * COST)
     return y.reshape(x.shape)
 
 
@@ -96,6 +100,7 @@ def normalise_backward(g, x, mean, inverse, weight):
     planes = _planes(g, x)
     if planes is None or g.dtype != x.dtype:
         return NotImplemented
-    dx, dweight, dbias = np.empty_like(planes[1]), *np.empty((2, x.shape[1]), x.dtype)
-    _normalise_backward(*planes, mean, inverse, weight, dx, dweight, dbias)
+    dx, dweight, dbias = buffers.empty(planes[1].shape, x.dtype), *np.empty((2, x.shape[1]), x.dtype)
+    rest = mean, inverse, weight, dx, dweight, dbias
+    in_parts(len(mean), lambda _, i, j: _normalise_backward(*planes, *rest, i, j), x.size * COST)
     return dx.reshape(x.shape), dweight, dbias

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
+from minidl.fast import buffers
 from minidl.fast.jit import jit
+from minidl.fast.pool_of_threads import in_parts
 from minidl.layers.pool import pooled_size
+
+COST = 8  # a pixel of the image, in multiply-adds
 
 
 @jit
@@ -73,16 +77,26 @@ def max_of_windows(x, kernel, stride, padding, ceil_mode=False):
         return NotImplemented
     p, q = (pooled_size(size, kernel, stride, padding, ceil_mode) for size in x.shape[2:])
     values, winner = np.empty((*x.shape[:2], p, q), x.dtype), np.empty((*x.shape[:2], p, q), np.uint8)
-    if (kernel, stride, padding) == (2, 2, 0) and 2 * p <= x.shape[2] and 2 * q <= x.shape[3]:
-        _max_of_2x2(x, values, winner)
-    else:
-        _max_of_windows(x, values, winner, kernel, stride, padding)
+    quarters = (kernel, stride, padding) == (2, 2, 0) and 2 * p <= x.shape[2] and 2 * q <= x.shape[3]
+
+    def part(_, i, j):
+        if quarters:
+            _max_of_2x2(x[i:j], values[i:j], winner[i:j])
+        else:
+            _max_of_windows(x[i:j], values[i:j], winner[i:j], kernel, stride, padding)
+
+    in_parts(len(x), part, x.size * COST)
     return values, winner
 
 
 def scatter_to_winners(g, winner, shape, kernel, stride, padding):
     if not g.flags.c_contiguous:
         return NotImplemented
-    x = np.zeros(shape, g.dtype)
-    _scatter_to_winners(g, winner, x, np.int64(kernel), stride, padding)
+    x = buffers.empty(shape, g.dtype)
+
+    def part(_, i, j):
+        x[i:j] = 0
+        _scatter_to_winners(g[i:j], winner[i:j], x[i:j], np.int64(kernel), stride, padding)
+
+    in_parts(len(x), part, x.size * COST)
     return x

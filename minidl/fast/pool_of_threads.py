@@ -11,7 +11,7 @@ import functools
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from numba import get_num_threads
 
@@ -65,12 +65,15 @@ def in_parts(count: int, run, work: int, *, blas: bool = False) -> int:
     """Call run(k, first, last) for parts of range(count), one for each thread; return how many parts there were.
 
     The number of threads is Numba's (NUMBA_NUM_THREADS). work: multiply-adds in all; little work stays in one part.
-    blas: whether run multiplies matrices; it stays in one part where BLAS's threads cannot be held back.
+    blas: whether run multiplies matrices; it stays in one part where BLAS's threads cannot be held back. Even one part
+    gets one BLAS thread then: a second would spin for 30 ms after it and take half a core from the parts that follow.
     """
     global _pool
-    parts = max(1, min(get_num_threads(), count, work // WORTH))
+    threads = get_num_threads()
+    parts = max(1, min(threads, count, work // WORTH))
     if parts == 1 or (blas and not _blas()):
-        run(0, 0, count)
+        with _one_blas_thread() if blas and threads > 1 else nullcontext():
+            run(0, 0, count)
         return 1
     bounds = [count * k // parts for k in range(parts + 1)]
     if _pool is None:

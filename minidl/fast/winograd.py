@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from minidl.fast import buffers
 from minidl.fast.jit import jit
 from minidl.fast.pool_of_threads import in_parts
 
@@ -108,7 +109,7 @@ def correlate(x, weight, bias, padding):
     """y[n,o,p,q] = bias[o] + sum_{c,k,l} weight[o,c,k,l] * x[n, c, p + k - padding, q + l - padding]."""
     n, c, h, w = x.shape
     o, (above, left) = len(weight), padding
-    y = np.empty((n, o, h + 2 * above - 2, w + 2 * left - 2), x.dtype)
+    y = buffers.empty((n, o, h + 2 * above - 2, w + 2 * left - 2), x.dtype)
     height, pitch = (y.shape[2] + 3) // 2, (y.shape[3] + 3) // 2  # tiles, and one more: d is two tiles wide
     g = _G.astype(x.dtype)
     filters = np.ascontiguousarray((g @ weight @ g.T).transpose(2, 3, 0, 1)).reshape(16, o, c)
@@ -118,8 +119,8 @@ def correlate(x, weight, bias, padding):
     x = np.ascontiguousarray(x)
 
     def part(_, begin, end):
-        planes = np.empty((4, c, size + pitch + 16), x.dtype)
-        half, to, m = np.empty((16, size), x.dtype), np.empty((16, c, size), x.dtype), np.empty((16, o, size), x.dtype)
+        planes = buffers.empty((4, c, size + pitch + 16), x.dtype)
+        half, to, m = (buffers.empty((16, *rest), x.dtype) for rest in ((size,), (c, size), (o, size)))
         for first in range(begin, end, images):
             last = min(first + images, end)
             _lay_out(x, planes, first, last, height, pitch, above, left)

@@ -9,9 +9,19 @@ from __future__ import annotations
 
 import numpy as np
 
+from minidl.backend import twin
 from minidl.errors import ShapeError
 from minidl.layers.module import Module, Parameter
 from minidl.tensor import Op, Tensor
+
+
+@twin
+def product(a, b, bias=None):
+    """a b + bias.  a: (M, K), b: (K, N), bias: (N,) or None -> (M, N)."""
+    y = a @ b
+    if bias is not None:
+        y += bias
+    return y
 
 
 def _composed(x, weight, bias=None):
@@ -25,17 +35,14 @@ def _forward(x, weight, bias=None):
             f"linear: x has {x.shape[-1]} features (shape {x.shape}), the weight takes {weight.shape[1]} "
             f"(shape {weight.shape}); their last axes must agree"
         )
-    y = x @ weight.T
-    if bias is not None:
-        y += bias
-    return y, None
+    return product(x.reshape(-1, x.shape[-1]), weight.T, bias).reshape(*x.shape[:-1], len(weight)), None
 
 
 def _backward(g, out, saved, needs, x, weight, bias=None):
     rows, g_rows = x.reshape(-1, x.shape[-1]), g.reshape(-1, g.shape[-1])
     return (
-        g @ weight if needs[0] else None,
-        g_rows.T @ rows if needs[1] else None,
+        product(g_rows, weight).reshape(x.shape) if needs[0] else None,
+        product(g_rows.T, rows) if needs[1] else None,
         g_rows.sum(0) if bias is not None and needs[2] else None,
     )
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import numpy as np
 
 from minidl.activations import log_softmax, softmax  # noqa: F401  PyTorch users look for them here
+from minidl.backend import twin
 from minidl.errors import InputError, ShapeError
 from minidl.tensor import Op, Tensor
 
@@ -20,17 +21,29 @@ def _composed(logits, labels):
     return logits.logsumexp(1) - logits[np.arange(len(labels)), labels]
 
 
-def _forward(logits, labels):
+@twin
+def exponentials(logits):
+    """(largest, exp(logits - largest), their sum) of every row.  logits: (B, V) -> (B, 1), (B, V), (B, 1)."""
     top = logits.max(axis=1, keepdims=True)
     exps = np.exp(logits - top)
-    total = exps.sum(axis=1, keepdims=True)
+    return top, exps, exps.sum(axis=1, keepdims=True)
+
+
+@twin
+def scaled_rows(rows, scale):
+    """rows: (B, V), each times its number in scale: (B,)."""
+    return rows * scale[:, None]
+
+
+def _forward(logits, labels):
+    top, exps, total = exponentials(logits)
     picked = logits[np.arange(len(labels)), labels]
     return np.log(total[:, 0]) + top[:, 0] - picked, (exps, total)
 
 
 def _backward(g, out, saved, needs, logits, labels):
     exps, total = saved
-    dlogits = exps * (g[:, None] / total)
+    dlogits = scaled_rows(exps, g / total[:, 0])
     dlogits[np.arange(len(labels)), labels] -= g
     return dlogits, None
 

@@ -24,6 +24,7 @@ import numpy as np
 
 from minidl import rules
 from minidl.backend import current_form, twin
+from minidl.layers.linear import product
 from minidl.layers.recurrent import Recurrent, check_shapes
 from minidl.tensor import Op, Tensor
 
@@ -60,13 +61,13 @@ def lstm_cell_backward(dh, dc, gates, c_before, tanh_c):
 def _forward(x, h, c, w_ih, w_hh, bias):
     check_shapes("lstm", 4, x, h, w_ih, w_hh)
     (steps, batch, features), width = x.shape, w_hh.shape[1]
-    z = (x.reshape(-1, features) @ w_ih.T + bias).reshape(steps, batch, 4 * width)
+    z = product(x.reshape(-1, features), w_ih.T, bias).reshape(steps, batch, 4 * width)
     hs, cs = np.empty((2, steps + 1, batch, width), x.dtype)
     hs[0], cs[0] = h, c
     gates, tanh_c = np.empty_like(z), np.empty((steps, batch, width), x.dtype)
     recurrent = np.ascontiguousarray(w_hh.T)
     for t in range(steps):
-        z[t] += hs[t] @ recurrent
+        z[t] += product(hs[t], recurrent)
         gates[t], cs[t + 1], tanh_c[t], hs[t + 1] = lstm_cell(z[t], cs[t])
     return (hs[1:], hs[-1], cs[-1]), (hs, cs, gates, tanh_c)
 
@@ -81,14 +82,14 @@ def _backward(g, out, saved, needs, x, h, c, w_ih, w_hh, bias):
         if g[0] is not None:
             dh = dh + g_h[t]
         dz[t], dc = lstm_cell_backward(dh, dc, gates[t], cs[t], tanh_c[t])
-        dh = dz[t] @ w_hh
+        dh = product(dz[t], w_hh)
     rows = dz.reshape(steps * batch, dz.shape[2])
     return (
-        (rows @ w_ih).reshape(x.shape) if needs[0] else None,
+        product(rows, w_ih).reshape(x.shape) if needs[0] else None,
         dh,
         dc,
-        rows.T @ x.reshape(-1, features),
-        rows.T @ hs[:-1].reshape(rows.shape[0], h.shape[1]),
+        product(rows.T, x.reshape(-1, features)),
+        product(rows.T, hs[:-1].reshape(rows.shape[0], h.shape[1])),
         rows.sum(0),
     )
 

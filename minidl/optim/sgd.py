@@ -16,8 +16,22 @@ from __future__ import annotations
 
 import numpy as np
 
+from minidl.backend import twin
 from minidl.errors import InputError
 from minidl.optim.optimizer import Optimizer, option
+
+
+@twin
+def sgd_step(w, g, v, lr, momentum, dampening, weight_decay, nesterov, form):
+    """(new w, new v) of one parameter; v is None before the first step, and stays None without momentum."""
+    if weight_decay:
+        g = g + weight_decay * w
+    if form == "caffe":
+        g, lr = lr * g, 1
+    if momentum:
+        v = g.copy() if v is None else momentum * v + (1 - dampening) * g
+        g = g + momentum * v if nesterov else v
+    return w - (g if lr == 1 else lr * g), v
 
 
 class SGD(Optimizer):
@@ -46,16 +60,11 @@ class SGD(Optimizer):
             )
 
     def update(self, w, g, group, state):
-        lr, mu = group["lr"], group["momentum"]
-        if group["weight_decay"]:
-            g = g + group["weight_decay"] * w
-        if group["form"] == "caffe":
-            g, lr = lr * g, 1
-        if mu:
-            v = state.get("v")
-            state["v"] = v = g.copy() if v is None else mu * v + (1 - group["dampening"]) * g
-            g = g + mu * v if group["nesterov"] else v
-        return w - (g if lr == 1 else lr * g)
+        options = {name: value for name, value in group.items() if name != "params"}
+        w, v = sgd_step(w, g, state.get("v") if group["momentum"] else None, **options)
+        if v is not None:
+            state["v"] = v
+        return w
 
     @property
     def velocity(self) -> dict[int, np.ndarray]:

@@ -7,12 +7,31 @@ import numpy as np
 import pytest
 from lively import lively, output, snapshot, unchanged
 
-from minidl.models import LSTMLanguageModel, f1, lenet_caffe, lenet_terngrad, mlp, resnet
+from minidl.models import (
+    LSTMLanguageModel,
+    alexnet,
+    convnet,
+    f1,
+    googlenet,
+    lenet_caffe,
+    lenet_terngrad,
+    mlp,
+    resnet,
+    vgg,
+)
 from minidl.sparsity import compact, silence_, units
 
 
 def images(*shape):
     return lambda rng: rng.random(shape, np.float32)
+
+
+def he(model, rng):
+    """He's weights: with the published ones a narrow, untrained network says nearly the same of every image."""
+    for p in model.parameters():
+        if p.ndim > 1:
+            p.data = (rng.standard_normal(p.shape) * (2 / p.data[0].size) ** 0.5).astype(np.float32)
+    return model
 
 
 MODELS = {
@@ -22,6 +41,19 @@ MODELS = {
     "f1": (lambda rng: f1(hidden=100, rng=rng), images(6, 784)),
     "resnet20 A": (lambda rng: resnet(20, shortcut="A", rng=rng), images(4, 3, 8, 8)),
     "resnet20 B": (lambda rng: resnet(20, shortcut="B", rng=rng), images(4, 3, 8, 8)),
+    "resnet32 A": (lambda rng: resnet(32, rng=rng), images(4, 3, 8, 8)),
+    "convnet": (lambda rng: he(convnet(size=16, rng=rng), rng), images(4, 3, 16, 16)),
+    "alexnet": (
+        lambda rng: he(alexnet(size=67, classes=10, width=1 / 8, rng=rng), rng),
+        images(4, 3, 67, 67),
+    ),  # LRN pins conv1, conv2
+    "alexnet, no LRN": (
+        lambda rng: he(alexnet(size=67, classes=10, width=1 / 8, groups=1, lrn=False, rng=rng), rng),
+        images(4, 3, 67, 67),
+    ),
+    "vgg_a": (lambda rng: he(vgg("A", size=32, classes=10, width=1 / 4, rng=rng), rng), images(4, 3, 32, 32)),
+    "vgg_16": (lambda rng: he(vgg("16", size=32, classes=10, width=1 / 4, rng=rng), rng), images(4, 3, 32, 32)),
+    "googlenet": (lambda rng: he(googlenet(classes=10, width=1 / 4, rng=rng), rng), images(4, 3, 48, 48)),
     "lstm_lm": (
         lambda rng: LSTMLanguageModel(30, 12, (14, 16), keep=0.7, init_scale=0.5, rng=rng),
         lambda rng: rng.integers(0, 30, (5, 4)),
@@ -46,6 +78,7 @@ def test_random_units_of_every_layer_leave_exactly(name, part):
         own = [u for u in everything if u.layer == layer]
         chosen += [own[k] for k in rng.choice(len(own), min(round(part * len(own)), len(own) - 1), replace=False)]
     original = output(model, x)
+    assert original.var(0).sum() > 1e-6 * (original**2).mean(0).sum(), "the model's output hardly varies"
     silence_(model, chosen)
     readers = {m.parameter for u in chosen for m in u.members if m.reads}
     for name_, p in model.named_parameters():  # what is left speaks up, so that the output still depends on the input
