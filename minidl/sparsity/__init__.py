@@ -14,6 +14,7 @@ A small vocabulary, one concept a file:
     branches.py      which branches are constant and can leave as a whole
     compact.py       the smaller ordinary network;  certificate.py: the table, and the proof that nothing else changed
     columns.py       convolutions that read only the positions some filter uses
+    saved.py         a small network from a file;  during.py: compacting every so many epochs
     cost.py          multiply-adds and weights, counted on the tape;  roofline.py: the least time they can take here
     ways.py          what zeros are worth: dense, compressed rows, rows and columns removed, compacted, timed
 """
@@ -21,6 +22,7 @@ A small vocabulary, one concept a file:
 from minidl.sparsity.certificate import Certificate
 from minidl.sparsity.compact import NothingToRemove, compact
 from minidl.sparsity.cost import Cost, cost
+from minidl.sparsity.during import CompactEvery
 from minidl.sparsity.freeze import FrozenZeros, freeze_zeros
 from minidl.sparsity.function import Function
 from minidl.sparsity.group_lasso import GroupLasso
@@ -28,11 +30,12 @@ from minidl.sparsity.groups import Groups, groups, own_groups
 from minidl.sparsity.l1 import L1
 from minidl.sparsity.report import Report, Sparsity, sparsity_of
 from minidl.sparsity.roofline import Machine, measured_machine, roofline
+from minidl.sparsity.saved import load_compacted
 from minidl.sparsity.steer import Steer
 from minidl.sparsity.units import Unit, silence_, units
 
 __all__ = [
-    "L1", "Certificate", "Cost", "FrozenZeros", "Function", "GroupLasso", "Groups", "Machine",
+    "L1", "Certificate", "CompactEvery", "Cost", "FrozenZeros", "Function", "GroupLasso", "Groups", "Machine",
     "NothingToRemove", "Report", "Sparsity", "Steer", "Unit", "compact", "cost", "freeze_zeros", "groups",
-    "measured_machine", "own_groups", "roofline", "silence_", "sparsity_of", "units",
+    "load_compacted", "measured_machine", "own_groups", "roofline", "silence_", "sparsity_of", "units",
 ]  # fmt: skip

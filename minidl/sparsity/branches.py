@@ -90,7 +90,9 @@ class Branches:
         nodes = {id(node): node for node in self.net.tape}
         last = {self._layer(node): id(node) for node in self.net.tape if self._moving(node)}
         heard: set[int] = set()
-        todo: list[tuple[Tensor, str | None]] = [(t, None) for t in tensors_in(self.net.out)]
+        todo: list[tuple[Tensor, str | None]] = []
+        for t in tensors_in(self.net.out):  # no shortcut leads around a chain: no line for each of its layers
+            todo.append((t, "cut off" if key(t) in self.dataless else None))
         while todo:
             t, refused = todo.pop()
             if t.node is None or id(t.node) in heard:
@@ -140,7 +142,8 @@ class Branches:
     def rows(self) -> list[tuple[str, str, int]]:
         """(layer, reason, filters) of every layer that leaves."""
         shapes = {layer_of(name): p.shape for name, p in self.net.model.named_parameters() if p.ndim > 1}
-        return [(name, BRANCH, shapes[name][0]) for name in [*self.nothing, *self.constants] if name in shapes]
+        leave = [*self.nothing, *self.constants]
+        return [(name, BRANCH, shapes[name][0]) for name in self.layers if name in leave and name in shapes]
 
     def leave(self, model):
         """Put Constant and Nothing in their places, in `model` itself, which is returned."""
@@ -162,7 +165,7 @@ class Branches:
             same = False
         if not same:
             reason = "constant, but the forward does not run without it"
-            self.refused += [(name, reason, filters) for name, _, filters in self.rows()]
+            self.refused += [(name, reason, max(value.shape)) for name, value in self.constants.items()]
         return same
 
 

@@ -52,9 +52,7 @@ class Cost:
         return next(row for row in self.layers if row.layer == layer)
 
     def __str__(self):
-        lines = [
-            f"{'layer':20} {'multiply-adds':>15} {'kept':>15} {'':>7} {'weights':>12} {'activations':>12} {'other':>12}"
-        ]
+        lines = [f"{'layer':20} {'multiply-adds':>15} {'kept':>23} {'weights':>12} {'activations':>12} {'other':>12}"]
         for r in (*self.layers, self):
             name = "total" if r is self else r.layer
             part = f"{r.kept / r.macs:7.1%}" if r.macs else " " * 7

@@ -19,7 +19,7 @@ from minidl.sparsity.cost import Cost
 
 @dataclass(frozen=True)
 class Machine:
-    """peak: floating-point operations a second (a multiply-add is two); bandwidth: bytes a second; how: BLAS, threads."""
+    """peak: operations a second, two for a multiply-add; bandwidth: bytes a second; how: the BLAS and its threads."""
 
     peak: float
     bandwidth: float
@@ -55,7 +55,8 @@ def measured_machine(seconds: float = 0.25, size: int = 1024, megabytes: int = 6
 
 
 def _best(run, seconds: float) -> float:
-    times, start = [], time.perf_counter()
+    times: list[float] = []
+    start = time.perf_counter()
     run()
     while not times or time.perf_counter() - start < seconds:
         before = time.perf_counter()
