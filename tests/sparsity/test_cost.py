@@ -4,9 +4,10 @@ import numpy as np
 import pytest
 
 from minidl import backend
-from minidl.layers import Conv2d, Linear, Sequential
+from minidl.layers import Conv2d, Flatten, Linear, MaxPool2d, ReLU, Sequential
 from minidl.models import LSTMLanguageModel, lenet_caffe, mlp
-from minidl.sparsity import cost
+from minidl.sparsity import Cost, Machine, cost, measured_machine, roofline
+from minidl.sparsity.cost import LayerCost
 
 
 class Zeros:
@@ -118,3 +119,32 @@ def test_the_composed_form_costs_the_same():
     expected = [(r.layer, r.macs) for r in cost(model, x).layers]
     with backend.form("composed"):
         assert [(r.layer, r.macs) for r in cost(model, x).layers] == expected
+
+
+def test_what_is_no_product_has_its_own_column_and_views_cost_nothing():
+    rng = np.random.default_rng(0)
+    model = Sequential(Conv2d(1, 2, 3, bias=False, rng=rng), ReLU(), MaxPool2d(2), Flatten(), Linear(8, 3, rng=rng))
+    found = cost(model, np.zeros((5, 1, 6, 6), np.float32))
+    conv, fc = found.layers
+    image, pooled = 5 * 2 * 4 * 4, 5 * 2 * 2 * 2
+    assert (conv.other, conv.activations) == (image + pooled, 2 * image + pooled)  # ReLU and pooling; the products too
+    assert (fc.other, fc.activations) == (15, 15)  # biases are added to each product
+    assert fc.traffic == 4 * (pooled + 8 * 3 + 3 + 15)
+    assert found.activations == conv.activations + fc.activations
+
+
+def test_the_roofline_takes_the_slower_of_arithmetic_and_memory():
+    found = Cost((LayerCost("a", 1000, 1000, 1, traffic=10), LayerCost("b", 10, 10, 1, traffic=4000)))
+    line = roofline(found, Machine(peak=1e6, bandwidth=1e6, how="(by hand)"))
+    assert line.rows == (("a", 2e-3, "arithmetic"), ("b", 4e-3, "memory")) and line.seconds == pytest.approx(6e-3)
+    assert "at least" in str(line) and "6.0000 ms" in str(line) and "(by hand)" in str(line)
+
+
+def test_the_machine_is_measured():
+    here = measured_machine(seconds=0.02, size=256, megabytes=8)
+    assert 1e8 < here.peak < 1e14 and 1e8 < here.bandwidth < 1e13 and "threads" in here.how
+    n = 512
+    model = Linear(n, n, rng=np.random.default_rng(0))
+    x = np.ones((n, n), np.float32)
+    least = roofline(cost(model, x), measured_machine(seconds=0.1, megabytes=8)).seconds
+    assert least == pytest.approx(max(2 * n**3 / here.peak, 4 * (3 * n * n + n) / here.bandwidth), rel=9)
