@@ -1,302 +1,437 @@
-"""Claim ssl-lenet: group Lasso on filters and channels makes Caffe's LeNet small while it learns, and it stays as good.
+"""Claim ssl-lenet: group Lasso makes Caffe's LeNet small while it learns, and it stays as good.
 
-Said (Wen et al. 2016, Table 1): of 20 and 50 filters 5 and 19 are left at 0.8 % error instead of 0.9 %, or 3 and 12 at
-1.0 %; the second layer's filters read 4 or 3 of the 20 channels; the two layers run 1.64 and 5.23 times as fast.
+Said (Wen et al. 2016, Tables 1 and 2), of 20 and 50 filters of 25 and 500 weights with an error of 0.9 %:
 
-Two networks start from the same weights and see the same images. In one of them the group Lasso pulls filters and
-channels to 0 (in one go, from scratch, as the talk has it); the zeros are taken out, and the small network, an ordinary
-one, is trained on. The other is trained for as many steps without the Lasso: it is what the small one is compared with,
-and the control with lambda = 0. Lambda is chosen on training images that are held back; the test images are looked at
-once for each of the two networks.
+              error   filters   channels  multiply-adds  speed-up               error   weights a filter  channels  ...
+    LeNet 2   0.8 %   5 and 19  4         25, 7.6 %      1.64, 5.23   LeNet 4   0.8 %   21 and 41         2
+    LeNet 3   1.0 %   3 and 12  3         15, 3.6 %      1.99, 7.44   LeNet 5   1.0 %   7 and 14          1
+
+In Table 1 the groups are filters and channels, in Table 2 the shapes of filters: a column (channel, row, column of the
+kernel) over all filters of a layer. A channel without a column left is a filter that nobody reads, and goes as well.
+
+All networks start from the same weights and see the same images, from scratch, in one go, as the talk has it. The group
+Lasso pulls groups to 0; units that do nothing are taken out, other zeros stay 0; the small network is trained on. In
+full mode lambda is chosen by short trainings at three times the rate, on training images that are held back, by a rule
+that is fixed before; as many short trainings choose the dense network's rate and weight decay. The test images are
+looked at once for each network of the table.
 """
 
 from __future__ import annotations
 
-import copy
-import time
+import functools
 from dataclasses import dataclass
 
 import numpy as np
 
 from minidl.claims.claim import OKABE_ITO, Claim, Context
-from minidl.data.images import ImageSet
-from minidl.errors import CompactError
-from minidl.layers import Module
-from minidl.models import lenet_caffe
-from minidl.optim import SGD, inv
-from minidl.sparsity import Certificate, GroupLasso, compact, groups, silence_, units
+from minidl.claims.lab import IMAGES, Lab, Schedule, Shrunk, taken
+from minidl.claims.shrinking import (
+    BATCH,
+    mistakes,
+    paired,
+    product,
+    randomly_emptied,
+    randomly_shrunk,
+    speed_up,
+    with_arrays,
+)  # fmt: skip
+from minidl.models.lenet import LeNet, lenet_caffe
+from minidl.optim import inv
+from minidl.sparsity import Certificate, GroupLasso, cost, groups, silence_, units
 from minidl.tensor import Tensor, no_grad
-from minidl.train import accuracy, fit, predict
+from minidl.train import predict
 
-BATCH = 64
+CONVS = "conv1", "conv2"
+DENSE_MACS = 20 * 25 * 24**2, 50 * 500 * 8**2
+COUNTED = {"filter+channel": "filters", "column": "weights of a filter"}
+
+
+@dataclass(frozen=True)
+class Said:
+    """A row of the published tables: error in %, filters (or weights of a filter) and channels kept, shares in %."""
+
+    name: str
+    by: str
+    error: float
+    kept: tuple[int, int]
+    channels: int
+    share: tuple[float, float]
+    faster: tuple[float, float]
+
+
+LENET2 = Said("LeNet 2", "filter+channel", 0.8, (5, 19), 4, (25, 7.6), (1.64, 5.23))
+LENET3 = Said("LeNet 3", "filter+channel", 1.0, (3, 12), 3, (15, 3.6), (1.99, 7.44))
+LENET4 = Said("LeNet 4", "column", 0.8, (21, 41), 2, (8.4, 8.2), (2.33, 6.93))
+LENET5 = Said("LeNet 5", "column", 1.0, (7, 14), 1, (1.4, 2.8), (5.19, 10.82))
 
 
 @dataclass(frozen=True)
 class Setting:
-    """Caffe's rate at the start, steps with the Lasso and after it, lambdas, and how many held-back images choose one.
+    """How the networks are chosen and trained.
 
-    The quick run has a fifteenth of the steps, so its rate is three times that of Caffe's example, in every network.
+    rows: (row of the table, how many points more than the dense one its network may err on held-back images to be
+    chosen: the one with the fewest multiply-adds is); lambdas: what is tried for each kind of group; dense: (factor of
+    the rate, weight decay) of the dense networks tried.
     """
 
-    rate: float
-
-    lasso: int
-    fine_tune: int
-    lambdas: tuple[float, ...]
+    trial: Schedule
+    final: Schedule
+    rows: tuple[tuple[Said, float], ...]
+    lambdas: dict[str, tuple[float, ...]]
+    dense: tuple[tuple[float, float], ...]
     held_back: int
 
 
-QUICK = Setting(rate=0.03, lasso=510, fine_tune=290, lambdas=(0.013, 0.017), held_back=2000)
-FULL = Setting(rate=0.01, lasso=10_000, fine_tune=5000, lambdas=(0.008, 0.012, 0.018), held_back=10_000)
-WORSE = 0.0075
-"""Taken is the lambda with the fewest multiply-adds of those whose small network errs at most this much more often."""
-
-
-@dataclass(frozen=True)
-class Shrunk:
-    """What one lambda gave: the small network before and after fine-tuning, the proof, and the way there."""
-
-    lam: float
-    small: Module
-    certificate: Certificate
-    kept: dict[str, int]  # groups that are not 0 after the Lasso: the counts of the published table
-    error_before: float  # on held-back images, before fine-tuning
-    error: float  # and after it
-    losses: list[float]
-    alive: list[list[int]]  # the counts every ten steps
-    kernels: np.ndarray  # of the first layer when the Lasso had done its work
+_SHORT = Schedule(rate=0.03, lasso=510, fine_tune=290)
+QUICK = Setting(
+    trial=_SHORT, final=_SHORT, rows=((LENET3, 0.75), (LENET5, 0.75)), dense=((1, 5e-4),), held_back=2000,
+    lambdas={"filter+channel": (0.013, 0.017), "column": (0.01,)},
+)  # fmt: skip
+FULL = Setting(
+    trial=Schedule(rate=0.03, lasso=1500, fine_tune=500), final=Schedule(rate=0.01, lasso=10_000, fine_tune=5000),
+    rows=((LENET2, 0.1), (LENET3, 0.3), (LENET4, 0.1), (LENET5, 0.3)),
+    dense=((0.5, 5e-4), (1, 5e-4), (2, 5e-4), (0.5, 2e-3), (1, 2e-3), (2, 2e-3), (1, 1e-4)), held_back=10_000,
+    lambdas={
+        "filter+channel": (0.003, 0.005, 0.007, 0.01, 0.014, 0.02, 0.028),
+        "column": (0.001, 0.0015, 0.002, 0.003, 0.005, 0.007, 0.01),
+    },
+)  # fmt: skip
 
 
 def run(ctx: Context) -> None:
     s = FULL if ctx.full else QUICK
     digits = ctx.dataset("mnist")
-    chosen_on = digits.split()
-    held_back = scaled(chosen_on.test_images[: s.held_back]), chosen_on.test_labels[: s.held_back]
-    steps = s.lasso + s.fine_tune
-    with ctx.progress(steps * (1 + len(s.lambdas)), "training") as bar:
-        dense = lenet_caffe(ctx.rng("first weights"))
-        losses = train(ctx, s, chosen_on, dense, solver(dense), range(steps), bar)
-        tried = [shrunk_network(ctx, s, chosen_on, held_back, lam, bar) for lam in s.lambdas]
-    kept_dense = alive(penalty_of(dense, 1.0))
-    error_dense = 1 - accuracy(dense, *held_back)
-    runs = [r for r in tried if r is not None]
-    if not runs:
-        ctx.note(f"No filter or channel became 0 with lambda {', '.join(f'{lam:g}' for lam in s.lambdas)}.")
-        kept_row(ctx, kept_dense, kept_dense, len(s.lambdas))
-        return
-    good = [r for r in runs if r.error <= error_dense + WORSE]
-    best = min(good, key=lambda r: r.certificate.macs_after) if good else min(runs, key=lambda r: r.error)
-    ctx.note(
-        f"Batch {BATCH}, rate {s.rate:g}, {s.lasso:,} steps with the group Lasso, {s.fine_tune:,} with the small "
-        f"network; {steps:,} with the dense one. Chosen on {len(held_back[1]):,} held-back training images, of which "
-        f"the dense one gets {error_dense:.2%} wrong: "
-        + "; ".join(f"lambda {r.lam:g}: filters {r.kept['conv1']}-{r.kept['conv2']}, error {r.error:.2%}" for r in runs)
-        + f". Taken: lambda {best.lam:g}."
-    )
-    ctx.note(str(best.certificate))
-    kept_row(ctx, best.kept, kept_dense, len(s.lambdas))
-    error_rows(ctx, digits, held_back, dense, error_dense, best, len(s.lambdas))
-    cost_rows(ctx, held_back[0], dense, best)
-    ctx.figure(
-        lambda figure: draw(figure, dense=losses, best=best),
-        alt=f"Left: the {len(best.certificate.kept['conv1'])} kernels of the first layer that are left; the others "
-        "of 20 are empty squares with a cross. Right: the training losses of both networks fall, the sparse one "
-        "more slowly while the Lasso acts; below, the filters and channels that are not zero become fewer.",
-        caption="Filters that the group Lasso emptied are taken out; then the small network is trained on.",
-    )
-
-
-def scaled(images: np.ndarray) -> np.ndarray:
-    """Grey values / 256, as Caffe's example: (N, 28, 28) uint8 -> (N, 1, 28, 28) float32."""
-    return images[:, None] / np.float32(256)
-
-
-def solver(model, weight_decay: float = 5e-4) -> SGD:
-    """Caffe's: momentum .9 with the rate, which `train` sets at every step, inside the buffer."""
-    return SGD(model.parameters(), lr=0.0, momentum=0.9, weight_decay=weight_decay, form="caffe")
-
-
-def train(ctx, s: Setting, digits: ImageSet, model, optimizer, steps: range, bar, after_step=None) -> list[float]:
-    """The steps of this range; step k sees the same images in every network of this claim. Returns the losses.
-
-    Caffe's rate belongs to momentum .9: with another, rate / (1 - momentum), how far a gradient leads, is kept.
-    """
-
-    def stream():
-        for step in steps:
-            rows = ctx.rng("batch", step).integers(0, len(digits.train_images), BATCH)
-            yield scaled(digits.train_images[rows]), digits.train_labels[rows]
-
-    policy = inv(s.rate * (1 - optimizer.momentum) / 0.1, gamma=1e-4, power=0.75)
-    rates = [policy(step) for step in steps]
-    return fit(model, stream(), optimizer, schedule=rates.__getitem__, after_step=after_step, progress=bar)
-
-
-def penalty_of(model, lam: float) -> GroupLasso:
-    """Filters and channels of both convolutions, overlapping. The one channel of the grey image is no group."""
-    return GroupLasso(groups(model, by="filter+channel", layers=["conv1", "conv2"]), lam=lam)
-
-
-def alive(penalty: GroupLasso) -> dict[str, int]:
-    """The groups that are not 0: filters of conv1 and of conv2, channels of conv2."""
-    counts = [count for count, _ in penalty.alive().values()]
-    return dict(zip(("conv1", "conv2", "channels"), counts, strict=True))
-
-
-def shrunk_network(ctx, s: Setting, digits, held_back, lam: float, bar) -> Shrunk | None:
-    """Training with the Lasso, compaction, fine-tuning; None if nothing became 0."""
-    model = lenet_caffe(ctx.rng("first weights"))
-    optimizer, penalty, counts = solver(model, weight_decay=0.0), penalty_of(model, lam), []
-
-    def after_step(k):
-        penalty.prox_(optimizer)
-        if optimizer.steps % 10 == 1:
-            counts.append(list(alive(penalty).values()))
-
-    bar.set(f"group Lasso, lambda {lam:g}")
-    calm = 2 * s.lasso // 3
-    losses = train(ctx, s, digits, model, optimizer, range(calm), bar, after_step)
-    optimizer.momentum = 0.97  # the noise of single batches wakes dead groups: average over 33 of them, not 10
-    losses += train(ctx, s, digits, model, optimizer, range(calm, s.lasso), bar, after_step)
-    try:
-        small, certificate, optimizer = compact(model, held_back[0][:8], optimizer=optimizer)
-    except CompactError:
-        bar.update(s.fine_tune)
-        return None
-    before = 1 - accuracy(small, *held_back)
-    optimizer.momentum, optimizer.weight_decay = 0.9, 5e-4
-    losses += train(ctx, s, digits, small, optimizer, range(s.lasso, s.lasso + s.fine_tune), bar)
-    error = 1 - accuracy(small, *held_back)
-    return Shrunk(lam, small, certificate, alive(penalty), before, error, losses, counts, model.conv1.weight.data)
-
-
-def kept_row(ctx: Context, kept: dict[str, int], dense: dict[str, int], trials: int) -> None:
-    """Filters and channels kept by training, beside the same training with lambda = 0."""
-    for name, said, number in (
-        ("filters of conv1 and conv2", "20 and 50 become 5 and 19, or 3 and 12", lambda k: [k["conv1"], k["conv2"]]),
-        ("channels that conv2 reads", "20 become 4, or 3", lambda k: [k["channels"]]),
-    ):
-        limit = 0.75 * (70 if "filters" in name else 20)
+    lab = LeNetLab(ctx, digits.split(), s.held_back)
+    tried, count = sum(map(len, s.lambdas.values())), len(s.rows)
+    steps = s.trial.lasso + tried * s.trial.steps + s.final.steps + count * s.final.fine_tune
+    if s.trial != s.final:
+        steps += len(s.dense) * s.trial.steps + count * s.final.steps
+    with ctx.progress(steps, f"{1 + count} networks") as lab.bar:
+        dense_trials = {setting: lab.dense(*setting, s.trial) for setting in s.dense}
+        errors = [lab.error(model) for model, _ in dense_trials.values()]
+        chosen = s.dense[int(np.argmin(errors))]
+        dense, losses = dense_trials[chosen] if s.trial == s.final else lab.dense(*chosen, s.final)
+        trials = {by: [lab.shrunk(by, lam, s.trial) for lam in lams] for by, lams in s.lambdas.items()}
+        ctx.note(
+            f"Batch {BATCH}. Chosen on {len(lab.labels):,} held-back training images by trials of {s.trial}: dense: "
+            + "; ".join(
+                f"rate x {f:g}, weight decay {wd:g}: error {e:.2f} %"
+                for (f, wd), e in zip(s.dense, errors, strict=True)
+            )
+            + "".join(f". By {by}: " + "; ".join(map(said_of, found)) for by, found in trials.items())
+            + f". The networks of the rows: {s.final}."
+        )
+        idle = lab.without_prox(s.trial)
+        test = lab.scaled(digits.test_images), digits.test_labels
+        wrong = mistakes(dense, *test)
         ctx.row(
-            f"{name} kept by training", said=said, measured=number(kept), trials=trials,
-            criterion=f"at most {limit:g} in all: a quarter is gone", holds=sum(number(kept)) <= limit,
-            control={"what": "the dense network, trained as long with lambda = 0", "measured": number(dense)},
-            control_holds=sum(number(dense)) <= limit,
+            "test error of the dense network", said=0.9, measured=100 * float(wrong.mean()), unit="%",
+            trials=len(s.dense), scale="published" if ctx.full else "reduced",
+        )  # fmt: skip
+        finals = []
+        for said, allowance in s.rows:
+            lam = taken(trials[said.by], min(errors) + allowance, lambda r: total(share(r)))
+            r = lab.shrunk(said.by, lam, s.final)
+            finals.append((said, r))
+            ctx.note(f"{said.name}: {said_of(r)}, on held-back images ({lab.error(dense):.2f} % of the dense network).")
+            if r.certificate:
+                ctx.note(f"{said.name}:\n{r.certificate}")
+            rows = Rows(ctx, lab, s.final, said, r, dense, idle, trials=len(s.lambdas[said.by]))
+            rows.sizes()
+            rows.errors(test, wrong)
+            if r.certificate:
+                rows.exactness(r.certificate)
+            rows.times()
+    figures(ctx, s, finals, losses, trials, lab.error(dense))
+
+
+class LeNetLab(Lab):
+    """Caffe's LeNet, rate and solver; the Lasso on the convolutions."""
+
+    def fresh(self) -> LeNet:
+        return lenet_caffe(self.ctx.rng("first weights"))
+
+    def penalties(self, model, by, lam):
+        return [GroupLasso(groups(model, by=by, layers=CONVS), lam=lam)]  # the grey image's one channel is no group
+
+    def policy(self, rate, plan):
+        return inv(rate, gamma=1e-4, power=0.75)
+
+    @staticmethod
+    def scaled(images):
+        return images[:, None] / np.float32(256)  # (N, 1, 28, 28), as Caffe's example
+
+
+def nonzero(model: LeNet, by: str) -> list[int]:
+    """Filters (by="filter+channel") or columns that are not 0 in each convolution."""
+    axes = (1, 2, 3) if by == "filter+channel" else 0
+    return [int(getattr(model, name).weight.data.any(axes).sum()) for name in CONVS]
+
+
+def kept(r: Shrunk) -> list[int]:
+    return nonzero(r.zeroed, r.by)
+
+
+def channels(r: Shrunk) -> int:
+    """How many channels the second convolution still reads."""
+    return int(r.zeroed.conv2.weight.data.any((0, 2, 3)).sum())
+
+
+def share(r: Shrunk) -> list[float]:
+    """The multiply-adds of each convolution, in % of the dense one's."""
+    if r.certificate is None:
+        return [100.0, 100.0]
+    return [100 * r.certificate.after[name].macs / r.certificate.before[name].macs for name in CONVS]
+
+
+def total(shares) -> float:
+    """The multiply-adds of both convolutions together, in % of the dense ones'."""
+    return sum(part * macs for part, macs in zip(shares, DENSE_MACS, strict=True)) / sum(DENSE_MACS)
+
+
+def said_of(r: Shrunk) -> str:
+    a, b = kept(r)
+    return (
+        f"lambda {r.lam:g}: {a} and {b} {COUNTED[r.by]}, {channels(r)} channels, {total(share(r)):.2g} % of the "
+        f"multiply-adds, error {r.error:.2f} %"
+    )
+
+
+@dataclass(frozen=True)
+class Rows:
+    """The rows of the report about one row of the published tables."""
+
+    ctx: Context
+    lab: LeNetLab
+    plan: Schedule
+    said: Said
+    r: Shrunk
+    dense: LeNet
+    idle: LeNet  # trained without the proximal step
+    trials: int
+
+    def row(self, quantity: str, **values) -> None:
+        scale = "published" if self.ctx.full else "reduced"
+        self.ctx.row(f"{self.said.name}: {quantity}", trials=self.trials, **{"scale": scale} | values)
+
+    def sizes(self) -> None:
+        said, r = self.said, self.r
+        counted = COUNTED[said.by]
+        of = [20, 50] if said.by == "filter+channel" else [25, 500]
+        most, idle = 0.75 * sum(of), nonzero(self.idle, said.by)
+        self.row(
+            f"{counted} kept in conv1 and conv2", said=f"{of[0]} and {of[1]} become {said.kept[0]} and {said.kept[1]}",
+            measured=kept(r), criterion=f"at most {most:g} in all: a quarter is gone", holds=sum(kept(r)) <= most,
+            control={"what": "the same training without the proximal step", "measured": idle},
+            control_holds=sum(idle) <= most,
+        )  # fmt: skip
+        self.row("channels that conv2 reads", said=f"20 become {said.channels}", measured=channels(r))
+        limit = total(said.share) if self.ctx.full else 50.0
+        none = 100.0 * sum(cost(self.dense, self.lab.images[:1])[name].kept for name in CONVS) / sum(DENSE_MACS)
+        self.row(
+            "multiply-adds of conv1 and conv2", said=list(said.share), measured=share(r), unit="% of dense",
+            criterion=f"both together at most {limit:.1f} %" + ", as published" * self.ctx.full,
+            holds=total(share(r)) <= limit,
+            control={"what": "lambda = 0: the dense network, both together", "measured": none},
+            control_holds=none <= limit,
+        )  # fmt: skip
+
+    def errors(self, test, wrong_dense: np.ndarray) -> None:
+        """Test error; and what removal costs before anything is trained again, beside removal at random."""
+        said, r, lab, full = self.said, self.r, self.lab, self.ctx.full
+        allowed = round(said.error - 0.9, 1) if full else 1.0
+
+        def judged(wrong, than) -> tuple[float, bool]:
+            """(the error in %, whether it is close enough to the dense network's)."""
+            difference, deviation = paired(wrong, than)
+            limit = allowed + (2 * deviation if full else 0)
+            return 100 * float(wrong.mean()), round(difference - limit, 6) <= 0
+
+        def criterion(than) -> str:
+            extra = ", give or take two standard errors of the difference" if full else ""
+            return f"at most {allowed:+.1f} points from the dense network's {100 * than.mean():.2f}{extra}"
+
+        measured, holds = judged(mistakes(r.small, *test), wrong_dense)
+        self.row(
+            "test error", said=f"{said.error:g} (dense 0.9)", measured=measured, unit="%",
+            criterion=criterion(wrong_dense), holds=holds,
+        )  # fmt: skip
+        dense = mistakes(self.dense, lab.images, lab.labels)
+        measured, holds = judged(mistakes(r.small, lab.images, lab.labels), dense)
+        again, as_good = judged(mistakes(lab.retrained(r, self.plan), lab.images, lab.labels), dense)
+        self.row(
+            "error on held-back images", measured=measured, unit="%", criterion=criterion(dense), holds=holds,
+            control={"what": "the small network re-initialised and trained as long as the fine-tuning",
+                     "measured": again},
+            control_holds=as_good,
+        )  # fmt: skip
+        x, now = lab.images[:IMAGES], r.before
+        draws = []
+        for k in range(
+            9 if total(share(r)) < 75 else 0
+        ):  # where next to nothing is removed, chance does no harm either
+            rng = self.ctx.rng("at random", said.name, k)
+            if said.by == "column":
+                counts = {f"{name}.weight": n for name, n in zip(CONVS, kept(r), strict=True)}
+                draws.append(lab.error(randomly_emptied(self.dense, counts, rng)))
+            elif r.certificate:
+                draws.append(lab.error(randomly_shrunk(self.dense, x, r.certificate.kept, rng)))
+        limit = lab.error(self.dense) + 3
+        if draws:
+            self.row(
+                "error when the groups have just been removed, held-back images", measured=now, unit="%",
+                criterion=f"at most 3 points above the dense network's {limit - 3:.2f}", holds=now <= limit,
+                control={"what": "as many random groups of the dense network (median of 9)",
+                         "measured": float(np.median(draws))},
+                control_holds=float(np.median(draws)) <= limit,
+            )  # fmt: skip
+
+    def exactness(self, proof: Certificate) -> None:
+        x = self.lab.images[:IMAGES].astype(float)
+        whole = with_arrays(self.r.cut, {k: v.astype(float) for k, v in self.r.cut.state_dict().items()})
+        less = with_arrays(whole, whole.state_dict())
+        silence_(less, units(less, x)[-1:])
+        wrong = float(np.abs(predict(whole, x) - predict(less, x)).max())
+        self.row(
+            "float64 difference between the zeroed and the small network", measured=proof.difference,
+            criterion=f"at most {proof.tolerance:.1e}", holds=proof.difference <= proof.tolerance,
+            control={"what": "one unit more removed, one that training kept", "measured": wrong},
+            control_holds=wrong <= proof.tolerance,
+        )  # fmt: skip
+
+    def times(self) -> None:
+        """Forward passes: the product alone, as the paper times it; the whole layer; the network.
+
+        Shapes leave a reduced GEMM: the layer gathers the pixels it still reads, and multiplies.
+        """
+        said, r = self.said, self.r
+        x = Tensor(self.lab.images[:BATCH])
+        products = [
+            speed_up(product(getattr(self.dense, name).weight.data, pixels), product(getattr(r.small, name).weight.data,
+                     pixels))[0]
+            for name, pixels in (("conv1", BATCH * 24 * 24), ("conv2", BATCH * 8 * 8))
+        ]  # fmt: skip
+        self.row(
+            f"speed-up of the matrix products of conv1 and conv2 alone, batch {BATCH}", said=list(said.faster),
+            measured=products, unit="times",
+        )  # fmt: skip
+        with no_grad():
+            inside = {m: m.pool(m.conv1(x)) for m in (self.dense, r.small)}
+            layers = [
+                (functools.partial(self.dense.conv1, x), functools.partial(r.small.conv1, x)),
+                (functools.partial(self.dense.conv2, inside[self.dense]),
+                 functools.partial(r.small.conv2, inside[r.small])),
+            ]  # fmt: skip
+            found = [speed_up(*pair) for pair in layers]
+            same, own = speed_up(layers[1][0], layers[1][0])
+            self.row(
+                f"speed-up of conv1 and conv2 as layers, all included, batch {BATCH}", said=list(said.faster),
+                measured=[median for median, _ in found], interval=found[1][1], unit="times",
+                criterion="lower quartile of conv2 above 1.1", holds=found[1][1][0] > 1.1,
+                control={"what": "the dense conv2 against itself", "measured": same}, control_holds=own[0] > 1.1,
+            )  # fmt: skip
+            whole, quartiles = speed_up(functools.partial(self.dense, x), functools.partial(r.small, x))
+        self.row(
+            f"speed-up of the whole network as an ordinary one, batch {BATCH}", measured=whole, interval=quartiles,
+            unit="times",
         )  # fmt: skip
 
 
-def error_rows(ctx: Context, digits: ImageSet, held_back, dense, error_dense: float, best: Shrunk, trials: int) -> None:
-    """Test errors, and what removal costs before anything is trained again."""
-    test = scaled(digits.test_images), digits.test_labels
-    test_dense, test_small = (100 * (1 - accuracy(m, *test)) for m in (dense, best.small))
-    ctx.row("test error of the dense network", said=0.9, measured=test_dense, unit="%")
-    ctx.row(
-        "test error of the small network", said="0.8 with 5 and 19 filters, 1.0 with 3 and 12", measured=test_small,
-        unit="%", trials=trials, criterion="at most 1 percentage point above the dense network's",
-        holds=round(test_small - test_dense, 6) <= 1,
-    )  # fmt: skip
-    draws = [randomly_shrunk(dense, best, held_back[0][:8], ctx.rng("random units", k)) for k in range(9)]
-    random = float(np.median([100 * (1 - accuracy(m, *held_back)) for m in draws]))
-    now, limit = 100 * best.error_before, 100 * error_dense + 3
-    ctx.row(
-        "error when the units have just been removed, held-back images", measured=now, unit="%", trials=trials,
-        criterion=f"at most 3 percentage points above the dense network's {100 * error_dense:.2f}", holds=now <= limit,
-        control={"what": "as many random units of each layer of the dense network (median of 9)", "measured": random},
-        control_holds=random <= limit,
-    )  # fmt: skip
+def figures(ctx: Context, s: Setting, finals, losses: list[float], trials, dense_error: float) -> None:
+    filters = next(((said, r) for said, r in finals if r.by == "filter+channel"), None)
+    shapes = next(((said, r) for said, r in finals if r.by == "column"), None)
+    if filters:
+        said, r = filters
+        ctx.figure(
+            lambda figure: draw_filters(figure, r, losses),
+            alt=f"Left: the {kept(r)[0]} kernels of the first layer that are left; the others of 20 are empty squares "
+            "with a cross. Right: the training losses of both networks fall, the sparse one more slowly while the "
+            "Lasso acts; below, the filters and channels that are not zero become fewer.",
+            caption=f"{said.name}: filters that the group Lasso emptied are taken out; then the small network is "
+            "trained on.",
+        )
+    if shapes:
+        said, r = shapes
+        ctx.figure(
+            lambda figure: draw_shapes(figure, r),
+            alt=f"Left: a 5 x 5 square in which the {kept(r)[0]} places are dark that the filters of the first layer "
+            f"still have. Right: twenty such squares, one for each channel that the second layer reads: all white but "
+            f"for {channels(r)}, in which {kept(r)[1]} places are dark.",
+            caption=f"{said.name}: the shapes that are left of the filters. Dark: the column's norm.",
+        )
+    if s.trial != s.final:
+        ctx.figure(
+            lambda figure: draw_trade(figure, s, finals, trials, dense_error),
+            alt="Points: the fewer multiply-adds of the two convolutions are left, the more images are mistaken, with "
+            "filters and channels as with shapes. Larger points with names: the networks of the rows.",
+            caption="Error on held-back images against multiply-adds left, for every lambda tried (small) and for the "
+            "networks of the rows (large).",
+        )
 
 
-def randomly_shrunk(dense, best: Shrunk, x, rng) -> Module:
-    """The dense network without as many units of each layer, chosen at random, as training removed."""
-    model, chosen = copy.deepcopy(dense), []
-    found = units(model, x)
-    for layer, kept in best.certificate.kept.items():
-        own = [u for u in found if u.layer == layer]
-        chosen += [own[k] for k in rng.choice(len(own), len(own) - len(kept), replace=False)]
-    silence_(model, chosen)
-    return compact(model, x)[0]
-
-
-def cost_rows(ctx: Context, x: np.ndarray, dense, best: Shrunk) -> None:
-    """Multiply-adds, measured time, and the proof that removal changed nothing."""
-    proof = best.certificate
-    share = [100 * proof.after[name].macs / proof.before[name].macs for name in ("conv1", "conv2")]
-    ctx.row(
-        "multiply-adds of conv1 and conv2 in the small network", said="25 and 7.6, or 15 and 3.6", measured=share,
-        unit="% of dense",
-    )  # fmt: skip
-    ctx.row("multiply-adds in all", measured=100 * proof.macs_after / proof.macs_before, unit="% of dense")
-    ratio, quartiles = speed_up(dense, best.small, x[:BATCH])
-    same, own = speed_up(dense, copy.deepcopy(dense), x[:BATCH])
-    ctx.row(
-        f"speed-up of inference, whole network, batch {BATCH}",
-        said="1.64 and 5.23, or 1.99 and 7.44, of conv1 and conv2 alone", measured=ratio, interval=quartiles,
-        unit=f"times, {ctx.threads} threads", criterion="lower quartile above 1.1", holds=quartiles[0] > 1.1,
-        control={"what": "the dense network against a copy of itself", "measured": same}, control_holds=own[0] > 1.1,
-    )  # fmt: skip
-    less = copy.deepcopy(best.small).astype(np.float64)
-    whole = copy.deepcopy(less)
-    silence_(less, units(less, x[:8])[:1])
-    wrong = float(np.abs(predict(whole, x[:8].astype(float)) - predict(less, x[:8].astype(float))).max())
-    ctx.row(
-        "float64 difference between the zeroed and the small network", measured=proof.difference,
-        criterion=f"at most {proof.tolerance:.1e}", holds=proof.difference <= proof.tolerance,
-        control={"what": "one unit more removed, one that training kept", "measured": wrong},
-        control_holds=wrong <= proof.tolerance,
-    )  # fmt: skip
-
-
-def speed_up(first, second, x: np.ndarray, rounds: int = 25) -> tuple[float, tuple[float, float]]:
-    """time(first) / time(second) of a forward pass: median and quartiles over alternating runs."""
-    ratios = []
-    first.eval()
-    second.eval()
-    with no_grad():
-        for turn in range(rounds + 3):
-            seconds = []
-            for model in (first, second):
-                start = time.perf_counter()
-                model(Tensor(x))
-                seconds.append(time.perf_counter() - start)
-            if turn >= 3:  # the first ones warm caches and compile
-                ratios.append(seconds[0] / seconds[1])
-    low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
-    return float(middle), (float(low), float(high))
-
-
-def draw(figure, *, dense: list[float], best: Shrunk) -> None:
+def draw_filters(figure, r: Shrunk, dense_losses: list[float]) -> None:
     """The kernels that are left of the first layer; the losses; how many filters and channels are not zero."""
     left, right = figure.subfigures(1, 2, width_ratios=(1, 1.3))
-    kept = set(best.certificate.kept["conv1"].tolist())
-    for k, axes in enumerate(left.subplots(5, 4).ravel()):
-        if k in kept:
-            axes.imshow(best.kernels[k, 0], cmap="Greys")
+    kernels = r.zeroed.conv1.weight.data[:, 0]
+    for kernel, axes in zip(kernels, left.subplots(5, 4).ravel(), strict=True):
+        if kernel.any():
+            axes.imshow(kernel, cmap="Greys")
         else:
             axes.plot([0, 1], [0, 1], color=OKABE_ITO[6])
             axes.plot([0, 1], [1, 0], color=OKABE_ITO[6])
             axes.set_box_aspect(1)
         axes.set(xticks=[], yticks=[])
-    left.suptitle(f"first layer: {len(kept)} of {len(best.kernels)} filters kept", fontsize="medium")
+    left.suptitle(f"first layer: {kept(r)[0]} of {len(kernels)} filters kept", fontsize="medium")
     above, below = right.subplots(2, 1, sharex=True)
-    window = max(len(dense) // 60, 1)
+    window = max(len(dense_losses) // 60, 1)
     for losses, colour, dash, name in (
-        (dense, OKABE_ITO[0], "-", "dense"), (best.losses, OKABE_ITO[5], "--", "with the Lasso, then small"),
+        (dense_losses, OKABE_ITO[0], "-", "dense"), (r.losses, OKABE_ITO[5], "--", "with the Lasso, then small"),
     ):  # fmt: skip
         mean = np.convolve(losses, np.full(window, 1 / window), "valid")
         above.plot(np.arange(len(mean)) + window, mean, color=colour, linestyle=dash, label=name)
     above.set(ylabel="training loss", yscale="log")
     above.legend(fontsize="small")
-    counts = np.array(best.alive)
+    counts = np.array(r.alive)
     for column, colour, dash, name in (
         (1, OKABE_ITO[6], "--", "conv2 filters"), (0, OKABE_ITO[5], "-", "conv1 filters"),
         (2, OKABE_ITO[3], ":", "conv2 channels"),
     ):  # fmt: skip
-        below.plot(10 * np.arange(len(counts)), counts[:, column], color=colour, linestyle=dash, label=name)
+        below.plot(10 * (1 + np.arange(len(counts))), counts[:, column], color=colour, linestyle=dash, label=name)
     below.set(xlabel="step", ylabel="not zero", ylim=(0, None))
     below.legend(fontsize="small")
 
 
+def draw_shapes(figure, r: Shrunk) -> None:
+    """The norm of every column: 5 x 5 places of conv1's filters, and of conv2's for each of 20 channels."""
+    left, right = figure.subfigures(1, 2, width_ratios=(1, 2))
+    for part, weight, shape in ((left, r.zeroed.conv1, (1, 1)), (right, r.zeroed.conv2, (4, 5))):
+        norms = np.sqrt(np.square(weight.weight.data).sum(0))
+        for norm, axes in zip(norms, np.ravel(part.subplots(*shape)), strict=True):
+            axes.imshow(np.where(norm > 0, 0.25 * norms.max() + norm, 0), cmap="Greys", vmin=0, vmax=1.25 * norms.max())
+            axes.set(xticks=[], yticks=[])
+    left.suptitle(f"conv1: {kept(r)[0]} of 25 places", fontsize="medium")
+    right.suptitle(f"conv2: {kept(r)[1]} of 500, in {channels(r)} of 20 channels", fontsize="medium")
+
+
+def draw_trade(figure, s: Setting, finals, trials, dense_error: float) -> None:
+    axes = figure.subplots()
+    for by, marker, colour in (("filter+channel", "o", OKABE_ITO[5]), ("column", "s", OKABE_ITO[6])):
+        found = trials.get(by, [])
+        axes.plot([total(share(r)) for r in found], [r.error for r in found], marker, color=colour, markersize=4,
+                  label=f"{by}: trials, {s.trial}")  # fmt: skip
+        for said, r in finals:
+            if r.by == by:
+                axes.plot(total(share(r)), r.error, marker, color=colour, markersize=10)
+                axes.annotate(said.name, (total(share(r)), r.error), xytext=(8, 4), textcoords="offset points",
+                              ha="right" if total(share(r)) > 50 else "left")  # fmt: skip
+    axes.axhline(dense_error, color=OKABE_ITO[0], linestyle="--", label=f"dense, {s.final}")
+    axes.set(xlabel="multiply-adds of conv1 and conv2, % of dense", ylabel="error, %", xscale="log")
+    axes.xaxis.set_major_formatter("{x:g}")
+    axes.xaxis.set_minor_formatter("{x:g}")
+    axes.legend(fontsize="small")
+
+
 CLAIM = Claim(
-    "ssl-lenet", chapter="1", title="Group Lasso removes filters and channels of LeNet while it learns",
-    seconds={"quick": 60, "full": 1500}, run=run,
+    "ssl-lenet", chapter="1", title="Group Lasso removes filters, channels and shapes of LeNet while it learns",
+    seconds={"quick": 70, "full": 3600}, run=run,
 )  # fmt: skip
