@@ -4,12 +4,12 @@ from minidl.models.alexnet import AlexNet, alexnet
 from minidl.models.convnet import ConvNet, convnet
 from minidl.models.googlenet import GoogLeNet, googlenet
 from minidl.models.lenet import LeNet, lenet_caffe, lenet_terngrad
-from minidl.models.lstm_lm import LSTMLanguageModel, perplexity
+from minidl.models.lstm_lm import SETTINGS, LSTMLanguageModel, generate, perplexity
 from minidl.models.mlp import f1, mlp
 from minidl.models.resnet import ResNet, resnet
 from minidl.models.vgg import VGG, vgg
 
 __all__ = [
-    "VGG", "AlexNet", "ConvNet", "GoogLeNet", "LSTMLanguageModel", "LeNet", "ResNet", "alexnet", "convnet", "f1",
-    "googlenet", "lenet_caffe", "lenet_terngrad", "mlp", "perplexity", "resnet", "vgg",
+    "SETTINGS", "VGG", "AlexNet", "ConvNet", "GoogLeNet", "LSTMLanguageModel", "LeNet", "ResNet", "alexnet", "convnet",
+    "f1", "generate", "googlenet", "lenet_caffe", "lenet_terngrad", "mlp", "perplexity", "resnet", "vgg",
 ]  # fmt: skip
