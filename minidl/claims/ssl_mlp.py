@@ -67,7 +67,12 @@ class Setting:
 
 _SHORT = Schedule(rate=0.2, lasso=1800, fine_tune=600)
 QUICK = Setting(
-    trial=_SHORT, final=_SHORT, rows=((MLP3, 0.5),), lambdas=(0.0004, 0.0006), dense=((1, 5e-4),), held_back=2000
+    trial=_SHORT,
+    final=_SHORT,
+    rows=((MLP2, 0.5),),
+    lambdas=(0.0004, 0.0006),
+    dense=((0.5, 5e-4), (1, 5e-4)),
+    held_back=2000,
 )
 FULL = Setting(
     trial=Schedule(rate=0.2, lasso=4500, fine_tune=1500), final=Schedule(rate=0.1, lasso=16_000, fine_tune=8000),

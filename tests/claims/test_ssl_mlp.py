@@ -40,7 +40,7 @@ def context(monkeypatch, digits):
 def test_neurons_and_pixels_go_and_the_rows_say_how_many(context):
     ctx = context(0.015)
     ssl_mlp.run(ctx)
-    rows = {row["quantity"].removeprefix("MLP 3: "): row for row in ctx.rows}
+    rows = {row["quantity"].removeprefix("MLP 2: "): row for row in ctx.rows}
     found = rows["pixels and neurons left"]
     assert found["measured"][0] < 784 and sum(found["measured"][1:]) < 800
     assert found["control"]["measured"] == [784, 500, 300] and found["control"]["outcome"] == "not shown"
@@ -58,7 +58,7 @@ def test_neurons_and_pixels_go_and_the_rows_say_how_many(context):
 def test_with_next_to_no_lambda_nothing_goes(context):
     ctx = context(1e-9, lasso=40)
     ssl_mlp.run(ctx)
-    rows = {row["quantity"].removeprefix("MLP 3: "): row for row in ctx.rows}
+    rows = {row["quantity"].removeprefix("MLP 2: "): row for row in ctx.rows}
     assert rows["pixels and neurons left"]["measured"] == [784, 500, 300]
     assert rows["pixels and neurons left"]["outcome"] == "not shown"
     assert rows["multiply-adds of the three layers"]["outcome"] == "not shown"
