@@ -7,9 +7,10 @@ from minidl.models.lenet import LeNet, lenet_caffe, lenet_terngrad
 from minidl.models.lstm_lm import SETTINGS, LSTMLanguageModel, generate, perplexity
 from minidl.models.mlp import f1, mlp
 from minidl.models.resnet import ResNet, resnet
+from minidl.models.rhn import RHNLanguageModel
 from minidl.models.vgg import VGG, vgg
 
 __all__ = [
-    "SETTINGS", "VGG", "AlexNet", "ConvNet", "GoogLeNet", "LSTMLanguageModel", "LeNet", "ResNet", "alexnet", "convnet",
-    "f1", "generate", "googlenet", "lenet_caffe", "lenet_terngrad", "mlp", "perplexity", "resnet", "vgg",
+    "SETTINGS", "VGG", "AlexNet", "ConvNet", "GoogLeNet", "LSTMLanguageModel", "LeNet", "RHNLanguageModel", "ResNet", "alexnet",
+    "convnet", "f1", "generate", "googlenet", "lenet_caffe", "lenet_terngrad", "mlp", "perplexity", "resnet", "vgg",
 ]  # fmt: skip
