@@ -6,7 +6,9 @@ Layer k + 1 reads what layer k says; in two directions a second cell reads the s
 stand side by side. The state goes in and comes out, nothing is hidden: truncated back-propagation detaches it between.
 
 A single layer in one direction has weight_ih, weight_hh, bias_ih, bias_hh and a state of shape (B, H). A stack has
-PyTorch's names (weight_ih_l0, weight_ih_l0_reverse, weight_ih_l1, ...) and a state of shape (L D, B, H).
+PyTorch's names (weight_ih_l0, weight_ih_l0_reverse, weight_ih_l1, ...) and a state of shape (L D, B, H), or a list with
+one array (B, H) for each cell: then its cells need not be equally wide, which they no longer are when units were
+taken out of them. A state comes out as it went in.
 """
 
 from __future__ import annotations
@@ -37,7 +39,8 @@ def check_shapes(name: str, gates: int, x, h, w_ih, w_hh) -> None:
 class Recurrent(Module):
     """Base of LSTM, GRU and RNN: `run(x, state, weights)` is one layer in one direction.
 
-    dropout: on what each layer but the last says, in training. Everything starts at U(-1/sqrt(H), 1/sqrt(H)).
+    dropout: on what each layer but the last says, in training. batch_first: x and y are (B, T, ...), the state is not.
+    Everything starts at U(-1/sqrt(H), 1/sqrt(H)).
     """
 
     gates = 1  # blocks of H rows in the weights
@@ -45,9 +48,9 @@ class Recurrent(Module):
 
     def __init__(
         self, input_size: int, hidden_size: int, num_layers: int = 1, *, rng: np.random.Generator,
-        bidirectional: bool = False, dropout: float = 0.0,
+        bidirectional: bool = False, dropout: float = 0.0, batch_first: bool = False,
     ):  # fmt: skip
-        self.num_layers, self.directions = num_layers, 2 if bidirectional else 1
+        self.num_layers, self.directions, self.batch_first = num_layers, 2 if bidirectional else 1, batch_first
         bound, rows = hidden_size**-0.5, self.gates * hidden_size
         for cell in range(num_layers * self.directions):
             width = input_size if cell < self.directions else self.directions * hidden_size
@@ -73,24 +76,36 @@ class Recurrent(Module):
         raise NotImplementedError(f"{type(self).__name__} has no run")
 
     def forward(self, x: Tensor, state=None):
-        state = self.zero_state(x.shape[1]) if state is None else state
-        state = tuple(state) if isinstance(state, (tuple, list)) else (state,)
+        x = x.transpose(0, 1) if self.batch_first else x
+        together = self.equally_wide if state is None else False  # a state of zeros is made cell by cell
+        state = self.zero_state(x.shape[1], cells=not self.single) if state is None else state
+        state = (state,) if self.parts == 1 else state if isinstance(state, (tuple, list)) else (state,)
         if len(state) != self.parts:
             raise InputError(f"{type(self).__name__}: its state has {self.parts} arrays; got {len(state)}")
         if self.single:
             y, *after = self.run(x, state, self.weights())
         else:
-            y, after = self._stack(x, state)
-        return y, tuple(after) if self.parts > 1 else after[0]
+            y, after = self._stack(x, state, together)
+        return y.transpose(0, 1) if self.batch_first else y, tuple(after) if self.parts > 1 else after[0]
 
-    def _stack(self, x, state):
-        cells = self.num_layers * self.directions
+    @property
+    def equally_wide(self) -> bool:
+        """Whether all cells have as many units, so that one array can hold their state."""
+        return len({self.weights(cell)[1].shape for cell in range(self.num_layers * self.directions)}) == 1
+
+    def _stack(self, x, state, together):
+        widths = [self.weights(cell)[1].shape[1] for cell in range(self.num_layers * self.directions)]
         for part in state:
-            if part.shape != (cells, x.shape[1], self.weights()[1].shape[1]):
+            each = isinstance(part, (tuple, list))
+            shapes = [p.shape for p in part] if each else part.shape
+            fits = [(x.shape[1], width) for width in widths] if each else (len(widths), x.shape[1], widths[0])
+            if shapes != fits or not (each or self.equally_wide):
                 raise ShapeError(
-                    f"{type(self).__name__}: a state has shape {part.shape} for x {x.shape}; it must be "
-                    f"(layers x directions, B, H) = ({cells}, {x.shape[1]}, {self.weights()[1].shape[1]})"
+                    f"{type(self).__name__}: a state has shape {shapes} for x {x.shape}; it must be (layers x "
+                    f"directions, B, H) = ({len(widths)}, {x.shape[1]}, {widths[0]})"
+                    + ("" if self.equally_wide else f", as a list of {len(widths)}, for H = {widths}")
                 )
+            together = together or not each
         after = []
         for layer in range(self.num_layers):
             said = []
@@ -103,14 +118,24 @@ class Recurrent(Module):
             x = np.concatenate(said, axis=2) if self.directions > 1 else said[0]
             if self.dropout is not None and layer < self.num_layers - 1:
                 x = self.dropout(x)
-        return x, [np.stack(part) for part in zip(*after, strict=True)]
+        return x, [np.stack(part) if together else list(part) for part in zip(*after, strict=True)]
 
-    def zero_state(self, batch: int):
-        """The state of zeros that a sequence starts from: (B, H), of a stack (L D, B, H); for an LSTM twice, (h, c)."""
-        _, w_hh, *_ = self.weights()
-        shape = (batch, w_hh.shape[1])
-        zero = np.zeros(shape if self.single else (self.num_layers * self.directions, *shape), w_hh.dtype)
-        return tuple(Tensor(zero) for _ in range(self.parts)) if self.parts > 1 else Tensor(zero)
+    def zero_state(self, batch: int, cells: bool | None = None):
+        """The state of zeros that a sequence starts from: (B, H), of a stack (L D, B, H); for an LSTM twice, (h, c).
+
+        cells: of a stack, one array (B, H) for each cell; by default where they are not equally wide.
+        """
+        widths = [self.weights(cell)[1].shape[1] for cell in range(self.num_layers * self.directions)]
+        dtype = self.weights()[1].dtype
+
+        def zeros():
+            each = [Tensor(np.zeros((batch, width), dtype)) for width in widths]
+            if self.single:
+                return each[0]
+            apart = not self.equally_wide if cells is None else cells
+            return each if apart else Tensor(np.zeros((len(widths), batch, widths[0]), dtype))
+
+        return tuple(zeros() for _ in range(self.parts)) if self.parts > 1 else zeros()
 
     def extra_repr(self) -> str:
         w_ih, w_hh, *_ = self.weights()

@@ -95,3 +95,21 @@ def _thinned(labels, others, colour, step) -> np.ndarray:
     seen = (labels >= 0) & np.isin(labels, np.subtract.outer(coloured, others))
     parts = [slice(k, k + step) for k in range(0, len(labels), step)]
     return np.array([labels[part][np.argmax(seen[part])] for part in parts])
+
+
+def draw_strips(figure, certificate) -> None:
+    """Fill an empty Figure with what `compact` left: a strip for each layer, a column per unit, white where it went."""
+    gone: dict[str, int] = {}
+    for layer, _, count in certificate.removed:
+        gone[layer] = gone.get(layer, 0) + count
+    kept = certificate.kept
+    panels = figure.subplots(len(kept), 1, squeeze=False)[:, 0]
+    for ax, (layer, left) in zip(panels, kept.items(), strict=True):
+        total = len(left) + gone.get(layer, 0)
+        ax.imshow(np.isin(np.arange(total), left)[None].astype(float), cmap="Greys", vmin=0, vmax=1.25, aspect="auto",
+                  interpolation="nearest")  # fmt: skip
+        ax.set_yticks([])
+        ax.set_ylabel(f"{layer}\n{len(left):,} of {total:,}", rotation=0, ha="right", va="center", fontsize=8)
+        ax.tick_params(labelsize=7)
+        ax.locator_params(axis="x", integer=True)
+    panels[-1].set_xlabel("unit (white: removed)", fontsize=8)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from minidl import rules
 from minidl.axes import axis_rule
 from minidl.errors import InputError
 from minidl.tensor import Node, Tensor, no_grad, trace
@@ -136,7 +137,8 @@ class Network:
         self._name_leaves(leaves)
         self.reads: list[Read] = []
         self.tables: set = set()
-        carried = [ids for node in self.tape for ids in self._apply_rule(node)]
+        unused = self._unused_stacks()
+        carried = [ids for node in self.tape if id(node) not in unused for ids in self._apply_rule(node)]
         goes_on = {key(after) for after in self.state.values()}
         for t in tensors_in(self.out):
             for ids in self._ids[key(t)] if key(t) not in goes_on else ():
@@ -160,6 +162,15 @@ class Network:
         if not tensors_in(self.out):
             raise InputError(f"the model returned {type(self.out).__name__} without a Tensor: it cannot be traced")
         return dict(self.model.named_parameters()) | tensors
+
+    def _unused_stacks(self) -> set[int]:
+        """The nodes that stack arrays for nobody (a recurrent layer's last state): they tie nothing together."""
+        used = {id(t.node) for t in tensors_in(self.out)}
+        used |= {id(a.node) for node in self.tape for a in node.args if isinstance(a, Tensor)}
+        stacks = [node for node in self.tape if node.function is rules.stack and id(node) not in used]
+        for node in stacks:
+            self._ids[id(node), 0] = tuple(map(self._u.fresh, node.out.shape))
+        return {id(node) for node in stacks}
 
     def _name_leaves(self, leaves):
         """Ids for parameters, buffers, input (pinned) and state: what goes in and comes out alike, in one place."""

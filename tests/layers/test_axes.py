@@ -97,9 +97,23 @@ def test_units_are_found_in_recurrent_layers(kind):
     assert found_in(model, np.ones((3, 4), np.float32)) == {"steps.1": 5}
 
 
-def test_the_state_of_a_stack_ties_its_cells():
-    """One array (L D, B, H) holds the state of all cells: a unit can only go from all of them, and the shape stays."""
-    model = L.Sequential(
-        lambda x: x.unsqueeze(0), L.LSTM(4, 5, 2, rng=rng()), lambda y: y[0][0], L.Linear(5, 2, rng=rng())
-    )
-    assert found_in(model, np.ones((3, 4), np.float32)) == {"steps.1": 5}
+@pytest.mark.parametrize("cells, count", [(False, 5), (True, 10)])
+def test_a_state_in_one_array_ties_the_cells_of_a_stack(cells, count):
+    """Where the state (L D, B, H) is carried on, a unit can only go from all cells. Else each has its own units."""
+
+    class Reader(L.Module):
+        def __init__(self):
+            self.layer, self.out = L.LSTM(4, 5, 2, rng=rng()), L.Linear(5, 2, rng=rng())
+
+        def forward(self, x, state):
+            y, state = self.layer(x, state)
+            return self.out(y[-1]), state
+
+    model = Reader()
+    assert found_in(model, (np.ones((3, 1, 4)), model.layer.zero_state(1, cells=cells))) == {"layer": count}
+
+
+@pytest.mark.parametrize("kind", [L.LSTM, L.GRU, L.RNN])
+def test_the_last_state_of_a_stack_ties_nothing_where_nobody_reads_it(kind):
+    model = L.Sequential(kind(4, 5, 2, rng=rng()), lambda y: y[0][0], L.Linear(5, 2, rng=rng()))
+    assert found_in(model, np.ones((3, 1, 4), np.float32)) == {"steps.0": 10}
