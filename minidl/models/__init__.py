@@ -12,5 +12,6 @@ from minidl.models.vgg import VGG, vgg
 
 __all__ = [
     "SETTINGS", "VGG", "AlexNet", "ConvNet", "GoogLeNet", "LSTMLanguageModel", "LeNet", "RHNLanguageModel", "ResNet",
-    "alexnet", "convnet", "f1", "generate", "googlenet", "lenet_caffe", "lenet_terngrad", "mlp", "perplexity", "resnet", "vgg",
+    "alexnet", "convnet", "f1", "generate", "googlenet", "lenet_caffe", "lenet_terngrad", "mlp", "perplexity", "resnet",
+    "vgg",
 ]  # fmt: skip
