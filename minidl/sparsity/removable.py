@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from minidl.sparsity.units import Network, Read, key, layer_of
+from minidl.sparsity.units import Network, Read, key, layer_of, tensors_in
 from minidl.tensor import Tensor
 
 UNREAD = "unread: every weight that reads it is 0"
@@ -127,7 +127,8 @@ class Removable:
 
     def _independent(self, state: dict) -> dict[tuple, np.ndarray]:
         """For each result on the tape, the units in it that no nonzero weight connects with data."""
-        free = dict(state)
+        made = [a for node in self.net.tape for a in node.args if self._made_of_zeros(a)]
+        free = {key(a): ~self._mask() for a in made} | state
         for node in self.net.tape:
             moving = [(k, a) for k, a in enumerate(node.args) if not self.net.is_fixed(a)]
             if not moving:
@@ -150,6 +151,11 @@ class Removable:
                     break
             free |= dict.fromkeys(keys, result)
         return free
+
+    def _made_of_zeros(self, a) -> bool:
+        """Whether this is zeros that were made inside forward (a layer's own first state), which are no data."""
+        made = isinstance(a, Tensor) and a.node is None and not self.net.is_fixed(a)
+        return made and not a.data.any() and all(a is not given for given in tensors_in(self.net.args))
 
     def _alike(self, node) -> np.ndarray:
         """The units whose slices of the node's weights are one number: looking them up gives it for every index."""
