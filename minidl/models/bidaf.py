@@ -34,7 +34,7 @@ PAD, UNKNOWN = 0, 1
 """Word and character numbers: of padding, and of what is not in the vocabulary."""
 LSTMS = ("g0.forwards", "g0.backwards", "g1.forwards", "g1.backwards", "g2.forwards", "g2.backwards")
 """The layers that lose units, in the order of `widths` and of table 4."""
-NOWHERE = -1e30  # added to a score that no softmax may look at
+NOWHERE = -100.0  # added to a score that no softmax may look at: exp(-100) is 0 beside any other
 
 
 class BiLSTM(Module):

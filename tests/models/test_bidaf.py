@@ -37,7 +37,7 @@ def test_padding_changes_nothing():
     model, x = network(rng).astype(np.float64).eval(), texts(rng)
     whole, alone = model(*x), model(x[0][:6, 1:], x[1][:6, 1:], x[2][:3, 1:], x[3][:3, 1:])
     for padded, short in zip(whole, alone, strict=True):
-        assert padded.shape == (2, 9) and (padded.data[1, 6:] < -1e29).all()
+        assert padded.shape == (2, 9) and (padded.data[1, 6:] < -50).all()
         np.testing.assert_allclose(padded.data[1, :6], short.data[0], atol=1e-12)
 
 
@@ -138,7 +138,7 @@ def test_random_units_leave_exactly(part):
     small, certificate = compact(model, x)
     gone = Counter(u.layer for u in chosen)
     assert small.widths == tuple(n - gone[name] for n, name in zip(model.widths, LSTMS, strict=True))
-    assert certificate.difference <= certificate.tolerance and certificate.proof.gradients < 1e-9
+    assert certificate.difference <= 1e-12 and certificate.proof.gradients < 1e-9
     assert certificate.proof.train is not None and certificate.proof.train[0] <= 1e-11
     np.testing.assert_array_equal(answer(model, x), answer(small, x))
     stays = dict.fromkeys(layer for layer, _, _ in certificate.stays)
