@@ -73,7 +73,8 @@ def torch_says(torch, model, ids, order) -> np.ndarray:
     """The same from PyTorch's own layers; order: our gate order[k] stands where PyTorch looks for gate k."""
     array = lambda p: torch.from_numpy(np.ascontiguousarray(p.data))
     gates = lambda p: torch.from_numpy(np.concatenate([np.split(p.data, 4)[k] for k in order]))
-    layers, states, said = [], [], []
+    layers, said = [], []
+    states: list = []  # None, zeros, at first
     for layer in model.layers:
         own = torch.nn.LSTM(layer.weight_ih.shape[1], layer.weight_hh.shape[1]).double()
         bias = gates(layer.bias)

@@ -92,7 +92,8 @@ def lstm(ctx: Context) -> None:
     )  # fmt: skip
     by_hand = [formula(hidden) == (c.weights, c.macs) for hidden, c in counted.items()]
     ctx.note(f"Counted on the tape and by formula alike: {all(by_hand)}. {', '.join(f'{m:,}' for m in macs)} products.")
-    found = groups(*language_model((1500, 1500)), by="unit", layers=["layers.0", "layers.1"])
+    model, x = language_model((1500, 1500))
+    found = groups(model, x, by="unit", layers=["layers.0", "layers.1"])
     sizes = [int(found.sizes(twice=True)[k]) for k in (0, -1)]
     exact = [int(found.sizes()[k]) for k in (0, -1)]
     ctx.row(

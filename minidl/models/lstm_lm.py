@@ -129,20 +129,20 @@ SETTINGS = {
 """The paper's: three dense models, and the large one as it is trained with the group Lasso, lambda .00245 or .003."""
 
 
-# -- training ----------------------------------------------------------------------------------------------------------
+# -- training: of any model(ids, states) -> (logits, states) that has zero_states ---------------------------------
 def detach(states):
     """The same numbers without their history: where truncated back-propagation is cut."""
-    return [(h.detach(), c.detach()) for h, c in states]
+    return [s.detach() if isinstance(s, Tensor) else tuple(part.detach() for part in s) for s in states]
 
 
-def cost(model: LSTMLanguageModel, x: np.ndarray, y: np.ndarray, states) -> tuple[Tensor, list]:
+def cost(model, x: np.ndarray, y: np.ndarray, states) -> tuple[Tensor, list]:
     """(sum over the steps of the mean over the rows of the cross-entropy, states after it). x, y: (T, B)."""
     logits, after = model(x, states)
     return cross_entropy(logits, y.ravel(), reduction="sum") * (1 / x.shape[1]), after
 
 
 def train_epoch(
-    model: LSTMLanguageModel, stream: Iterable, optimizer: SGD, *, clip: float, callbacks: Sequence[Callback] = (),
+    model, stream: Iterable, optimizer: SGD, *, clip: float, callbacks: Sequence[Callback] = (),
     step: int = 0, progress=None,
 ) -> float:  # fmt: skip
     """Truncated back-propagation through time over the (x, y) of a batch stream; returns the training perplexity.
@@ -206,7 +206,7 @@ def _perplexity(total: float, steps: int) -> float:
     return float(np.exp(total / steps))
 
 
-def perplexity(model: LSTMLanguageModel, stream: Iterable) -> float:
+def perplexity(model, stream: Iterable) -> float:
     """exp(sum of cost / number of steps) over the (x, y) of a batch stream, the state carried from batch to batch."""
     was = model.training
     model.eval()
@@ -219,7 +219,7 @@ def perplexity(model: LSTMLanguageModel, stream: Iterable) -> float:
     return _perplexity(total, steps)
 
 
-def perplexity_of_text(model: LSTMLanguageModel, ids: np.ndarray, steps: int = 100) -> float:
+def perplexity_of_text(model, ids: np.ndarray, steps: int = 100) -> float:
     """As the test part is published: batch 1, every word, each said from all words before it. ids: (N,).
 
     steps: words in a call; with the state carried it only decides the speed.
@@ -229,7 +229,7 @@ def perplexity_of_text(model: LSTMLanguageModel, ids: np.ndarray, steps: int = 1
 
 # -- text from a model -------------------------------------------------------------------------------------------------
 def generate(
-    model: LSTMLanguageModel, prompt: Sequence[int] | np.ndarray, n: int, temperature: float = 1.0,
+    model, prompt: Sequence[int] | np.ndarray, n: int, temperature: float = 1.0,
     *, rng: np.random.Generator,
 ) -> np.ndarray:  # fmt: skip
     """n words that go on behind a prompt, each drawn from softmax(logits / temperature). prompt: (M,) -> (n,) int32.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -11,7 +13,7 @@ from minidl.callbacks import Callback, SaveEvery
 from minidl.data.text import batch_stream
 from minidl.errors import DataError, InputError, MinidlError
 from minidl.layers import cross_entropy
-from minidl.models import SETTINGS, LSTMLanguageModel, generate, perplexity
+from minidl.models import SETTINGS, LSTMLanguageModel, generate, perplexity, rhn
 from minidl.models.lstm_lm import cost, load_language_model, perplexity_of_text, save_language_model, train_epoch
 from minidl.optim import SGD
 
@@ -217,3 +219,14 @@ def test_another_vocabulary_is_refused(tmp_path):
     checkpoints.save(tmp_path / "plain.npz", model=small())
     with pytest.raises(DataError, match="holds no vocabulary"):
         load_language_model(tmp_path / "plain.npz", rng=rng)
+
+
+def test_a_model_with_another_kind_of_state_is_trained_and_asked_alike():
+    config = replace(rhn.DENSE, depth=2, width=5, drop=(0.0,) * 4)
+    model = rhn.RHNLanguageModel(11, config, rng=np.random.default_rng(0))
+    stream = list(batch_stream(ids(50), 3, 4, rest=True))
+    before = perplexity(model, stream)
+    for _ in range(3):
+        train_epoch(model, stream, SGD(model.parameters(), lr=0.1), clip=5)
+    assert perplexity(model, stream) < before
+    assert len(generate(model, [1], 4, rng=np.random.default_rng(0))) == 4
