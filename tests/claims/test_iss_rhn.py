@@ -1,0 +1,57 @@
+"""The claim iss-rhn on a very small model: units go by training, are taken out exactly, and the controls see it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+claim = pytest.importorskip("minidl.claims.claim")
+iss_rhn = pytest.importorskip("minidl.claims.iss_rhn")
+
+
+@pytest.fixture
+def ran(monkeypatch):
+    from minidl.data.text import english
+
+    config = replace(iss_rhn.QUICK.config, width=10, depth=3, batch=8, steps=8, epochs=3)
+    tiny = replace(
+        iss_rhn.QUICK, config=config, lasso_from=1, lasso_to=2, words=3_000, vocabulary=40, lambdas=LAMBDAS
+    )  # fmt: skip
+    monkeypatch.setattr(iss_rhn, "QUICK", tiny)
+    text = english()
+    monkeypatch.setattr(claim, "load", lambda kind, folder: text)
+    ctx = claim.Context(iss_rhn.CLAIM)
+    iss_rhn.run(ctx)
+    return {row["quantity"]: row for row in ctx.finish()}, ctx
+
+
+LAMBDAS = (1e-6, 0.05)
+
+
+def test_units_go_by_training_and_the_proof_can_fail(ran):
+    rows, ctx = ran  # (a model that has learned this little does not miss random units: perplexity is not judged here)
+    exact = rows["float64 difference between the emptied and the small model"]
+    assert exact["outcome"] == "supported" and exact["control"]["outcome"] == "not shown"
+    gone = rows["units removed by training"]
+    assert 0 < gone["measured"] < 1 and gone["trials"] == 2 and gone["control"]["measured"] == 0
+    assert rows["multiply-adds, dense over small"]["measured"] > 1
+    assert rows["weights, dense over small"]["measured"] > 1
+    assert len(ctx.figures) <= 1 and any("unread" in note for note in ctx.notes)
+
+
+def test_the_published_table_is_met_with_one_table_of_words_and_not_with_two():
+    ctx = claim.Context(iss_rhn.CLAIM)
+    iss_rhn.table(ctx)
+    (row,) = ctx.rows
+    assert row["outcome"] == "supported" and row["control"]["outcome"] == "not shown" and row["scale"] == "computed"
+    np.testing.assert_allclose(row["measured"], [23.482, 18.880, 11.071, 7.621, 5.663], atol=5e-4)
+
+
+def test_random_units_are_as_many_as_training_took():
+    config = replace(iss_rhn.QUICK.config, width=10, depth=2)
+    dense = iss_rhn.RHNLanguageModel(20, config, rng=np.random.default_rng(0))
+    x = np.zeros((2, 3), int), dense.zero_states(3)
+    silent = iss_rhn.at_random(dense, x, 6, np.random.default_rng(1))
+    assert (silent.embedding.weight.data != 0).any(0).sum() == 6 and dense.embedding.weight.data.all()
