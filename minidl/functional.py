@@ -5,7 +5,6 @@ from minidl.layers import (
     adaptive_avg_pool2d,
     adaptive_max_pool2d,
     avg_pool2d,
-    batch_norm,
     conv1d,
     conv2d,
     embedding,
@@ -30,7 +29,7 @@ from minidl.methods import cat, one_hot, pad, stack, where
 from minidl.rules import einsum
 
 __all__ = [
-    "adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "batch_norm", "binary_cross_entropy_with_logits", "cat",
+    "adaptive_avg_pool2d", "adaptive_max_pool2d", "avg_pool2d", "binary_cross_entropy_with_logits", "cat",
     "conv1d", "conv2d", "cross_entropy", "einsum", "elu", "embedding", "gelu", "gru", "huber_loss", "kl_div", "l1_loss",
     "layer_norm", "leaky_relu", "linear", "local_response_norm", "log_softmax", "lstm", "max_pool2d", "mse_loss",
     "nll_loss", "one_hot", "pad", "relu", "rnn", "sigmoid", "silu", "softmax", "softplus", "stack", "tanh", "where",

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 
 from minidl import numpy_names, rules
+from minidl.arguments import by_position
 from minidl.backend import calls, current_form
 from minidl.errors import GraphError, ShapeError, UnsupportedOp
 from minidl.methods import Methods
@@ -59,19 +60,20 @@ class Op:
     composed(*tensors, **kwargs) -> Tensor(s)                        the same from small ops: twice differentiable
     axes(u, shape, *ids, **kwargs) -> ids of the output              which indices belong to one removable unit
     macs(shape, *shapes, **kwargs) -> int                            multiply-adds of the forward pass
+    arrays(args, given) -> args                                      PyTorch's order of arguments, see arguments.py
     `out`, `g`, `shape` and the ids are tuples where the op has several results; a g is None where no gradient came.
     """
 
-    def __init__(self, name: str, formula: str, *, forward, backward, composed, axes=None, macs=None):
-        self.__name__, self.formula = name, formula
+    def __init__(self, name: str, formula: str, *, forward, backward, composed, axes=None, macs=None, arrays=None):
+        self.__name__, self.formula, self.arrays = name, formula, arrays or by_position(name, forward)
         self.forward, self.backward, self.composed, self.axes, self.macs = forward, backward, composed, axes, macs
 
-    def __call__(self, *args, **kwargs):
-        args = [Tensor(a) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in args]  # not the labels
+    def __call__(self, *args, **given):
+        args = [Tensor(a) if isinstance(a, np.ndarray) and a.dtype.kind == "f" else a for a in self.arrays(args, given)]
         if current_form() == "composed":
             calls[self.__name__, "composed"] += 1
-            return self.composed(*args, **kwargs)
-        return record(self, args, kwargs)
+            return self.composed(*args, **given)
+        return record(self, args, given)
 
 
 def record(function, args, kwargs):

@@ -21,8 +21,9 @@ ROOT = Path(minidl.__file__).parent
 REPOSITORY = ROOT.parent
 HEART = (  # what a training step needs and what explains it; the tools beside it are guard, locate and explain_html
     "tensor.py", "rules.py", "methods.py", "numpy_names.py", "activations.py", "losses.py", "gradcheck.py",
-    "explain.py", "layers", "optim", "train.py",
+    "explain.py", "arguments.py", "layers", "optim", "train.py",
 )  # fmt: skip
+HEART_LINES = 4900  # 4,500, and what compacted networks and PyTorch's ways to call an op brought in
 CHAPTERS = {"sparsity": 3000, "ternary": 1800, "smoothout": 1800}  # sparsity/ holds two chapters of the talk
 
 
@@ -124,12 +125,13 @@ def ternary():
 
 
 # What -> (its step, lines at most, files at most). One idea has one file here, so a step crosses files of which it runs
-# one to five lines (ReLU, Sequential, the door to the twins), that only name methods (methods), hold parameter groups
-# (optimizer) or count bytes (comm): 10 and 8 files in 5's stead, 12 in 9's. The lines are far below their limits.
+# one to five lines (ReLU, Sequential, the door to the twins), that only name methods (methods), sort the arguments of a
+# call (arguments), hold parameter groups (optimizer) or count bytes (comm): 10 and 8 files in 5's stead, 13 and 10 in
+# 9's. The lines are far below their limits.
 STEPS = {
     "MLP": (mlp, 200, 10),
-    "LeNet": (lenet, 450, 12),
-    "LSTM layer": (lstm, 450, 9),
+    "LeNet": (lenet, 450, 13),
+    "LSTM layer": (lstm, 450, 10),
     "ternarise, wire, step": (ternary, 200, 8),
 }
 
@@ -147,8 +149,8 @@ def test_a_training_step_can_be_read(what):
 def test_files_chapters_and_the_heart_stay_within_their_sizes():
     sizes = {str(path.relative_to(ROOT)): lines_of(path) for path in ROOT.rglob("*.py")}
     assert not {name: size for name, size in sizes.items() if size > 450}
-    print(f"\nheart: {lines_of(*HEART)} lines of at most 4,500")
-    assert lines_of(*HEART) <= 4500
+    print(f"\nheart: {lines_of(*HEART)} lines of at most {HEART_LINES:,}")
+    assert lines_of(*HEART) <= HEART_LINES
     for chapter, most in CHAPTERS.items():
         print(f"{chapter}: {lines_of(chapter)} lines of at most {most:,}")
         assert lines_of(chapter) <= most

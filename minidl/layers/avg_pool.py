@@ -15,7 +15,7 @@ import numpy as np
 from minidl.backend import twin
 from minidl.layers.conv import _window
 from minidl.layers.module import Module
-from minidl.layers.pool import check_window, edges, pooled_size
+from minidl.layers.pool import by_window, check_window, edges, pooled_size
 from minidl.tensor import Op, Tensor
 
 
@@ -61,7 +61,7 @@ def spread_to_windows(g, share, shape, kernel, stride, padding):
     return image[:, :, above : above + h, left : left + w]
 
 
-def _forward(x, *, kernel, stride, padding=0, ceil_mode=False, count_include_pad=True):
+def _forward(x, *, kernel, stride=None, padding=0, ceil_mode=False, count_include_pad=True):
     check_window("avg_pool2d", x, kernel, padding)
     share = shares(x, kernel, stride, padding, ceil_mode, count_include_pad)
     return mean_of_windows(x, share, kernel, stride, padding), share
@@ -86,7 +86,8 @@ def _axes(u, shape, x, **kwargs):
 
 
 avg_pool2d = Op(
-    "avg_pool2d", "mean over each window", forward=_forward, backward=_backward, composed=_composed, axes=_axes
+    "avg_pool2d", "mean over each window", forward=_forward, backward=_backward, composed=_composed, axes=_axes,
+    arrays=by_window("avg_pool2d", _forward),
 )  # fmt: skip
 
 

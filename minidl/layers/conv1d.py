@@ -14,7 +14,7 @@ from minidl.layers.module import Module, Parameter
 from minidl.tensor import Tensor
 
 
-def conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, *, stride=1, padding=0, dilation=1, groups=1):
+def conv1d(x: Tensor, weight: Tensor, bias: Tensor | None = None, stride=1, padding=0, dilation=1, groups=1):
     """conv2d with one more axis of length 1 in x and in the weight."""
     if x.ndim != 3 or weight.ndim != 3:
         raise ShapeError(f"conv1d: x has shape {x.shape}, the weight {weight.shape}; they must be (N, C, L), (O, C, K)")

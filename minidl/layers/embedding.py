@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from minidl.arguments import by_position
 from minidl.backend import twin
 from minidl.errors import InputError
 from minidl.layers.module import Module, Parameter
@@ -39,16 +40,34 @@ def _axes(u, shape, weight, ids):
     return (*(u.pinned(n) for n in shape[:-1]), weight[1])
 
 
+_sort = by_position("embedding", _forward)
+
+
+def _arrays(args, given):
+    weight, ids = _sort(args, given)
+    if weight.dtype.kind in "iu":  # PyTorch's order
+        weight, ids = ids, weight
+    return weight, ids.data if isinstance(ids, Tensor) else ids
+
+
 embedding = Op(
-    "embedding", "weight[ids]", forward=_forward, backward=_backward, composed=_composed, axes=_axes
+    "embedding", "weight[ids]", forward=_forward, backward=_backward, composed=_composed, axes=_axes, arrays=_arrays
 )  # fmt: skip
 
 
 class Embedding(Module):
-    """A table of V rows of E numbers, N(0, 1) at first as in PyTorch. ids: (...) -> y: (..., E)."""
+    """A table of V rows of E numbers, N(0, 1) at first as in PyTorch. ids: (...) -> y: (..., E).
 
-    def __init__(self, num_embeddings: int, embedding_dim: int, *, rng: np.random.Generator):
+    padding_idx: an id whose row is 0 at first and receives no gradient.
+    """
+
+    def __init__(self, num_embeddings: int, embedding_dim: int, padding_idx: int | None = None, *, rng):
         self.weight = Parameter(rng.standard_normal((num_embeddings, embedding_dim), dtype=np.float32))
+        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+            raise InputError(f"padding_idx {padding_idx} is no row of a table of {num_embeddings}")
+        self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
+        if self.padding_idx is not None:
+            self.weight.data[self.padding_idx] = 0
 
     def forward(self, ids) -> Tensor:
         ids = np.asarray(ids)
@@ -56,7 +75,9 @@ class Embedding(Module):
             raise InputError(
                 f"embedding: ids run from {ids.min()} to {ids.max()}, the table has {self.weight.shape[0]} rows"
             )
-        return embedding(self.weight, ids)
+        y = embedding(self.weight, ids)
+        return y if self.padding_idx is None else np.where((ids == self.padding_idx)[..., None], y.detach(), y)
 
     def extra_repr(self) -> str:
-        return f"{self.weight.shape[0]}, {self.weight.shape[1]}"
+        padding = f", padding_idx={self.padding_idx}" if self.padding_idx is not None else ""
+        return f"{self.weight.shape[0]}, {self.weight.shape[1]}{padding}"

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from minidl.arguments import by_position
 from minidl.backend import twin
 from minidl.errors import ShapeError
 from minidl.layers.module import Module, Parameter
@@ -69,22 +70,42 @@ def _axes(u, shape, x, weight, bias, **kwargs):
     return x
 
 
+_sort = by_position("layer_norm", _forward)
+
+
+def _arrays(args, given):
+    """Ours, (x, weight, bias, eps=...), or PyTorch's, (x, normalized_shape, weight=None, bias=None, eps=...)."""
+    if len(args) > 1 and isinstance(args[1], (int, tuple, list)):
+        given["normalized_shape"], args = args[1], (args[0], *args[2:])
+    if (shape := given.pop("normalized_shape", None)) is None:
+        return _sort(args, given)
+    x, weight, bias, *eps = (*args, None, None)[: max(3, len(args))]
+    weight, bias = given.pop("weight", weight), given.pop("bias", bias)
+    weight = np.ones(shape, x.dtype) if weight is None else weight
+    if weight.shape != np.empty(shape).shape:
+        raise ShapeError(f"layer_norm: normalized_shape is {shape}, the weight has shape {weight.shape}; they differ")
+    return _sort((x, weight, np.zeros(shape, x.dtype) if bias is None else bias, *eps), given)
+
+
 layer_norm = Op(
     "layer_norm", "gamma (x - mean) / sqrt(var + eps) + beta, row by row", forward=_forward, backward=_backward,
-    composed=_composed, axes=_axes,
+    composed=_composed, axes=_axes, arrays=_arrays,
 )  # fmt: skip
 
 
 class LayerNorm(Module):
     """Layer normalisation over the last axes. x: (..., *normalized_shape) -> y of the same shape."""
 
-    def __init__(self, normalized_shape, *, eps: float = 1e-5):
-        shape = (normalized_shape,) if np.ndim(normalized_shape) == 0 else tuple(normalized_shape)
-        self.weight, self.bias = Parameter(np.ones(shape, np.float32)), Parameter(np.zeros(shape, np.float32))
+    def __init__(self, normalized_shape, eps: float = 1e-5, elementwise_affine: bool = True):
+        self.shape = (normalized_shape,) if np.ndim(normalized_shape) == 0 else tuple(normalized_shape)
+        self.weight = Parameter(np.ones(self.shape, np.float32)) if elementwise_affine else None
+        self.bias = Parameter(np.zeros(self.shape, np.float32)) if elementwise_affine else None
         self.eps = float(eps)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.weight is None:
+            return layer_norm(x, self.shape, eps=self.eps)
         return layer_norm(x, self.weight, self.bias, eps=self.eps)
 
     def extra_repr(self) -> str:
-        return ", ".join(map(str, self.weight.shape))
+        return ", ".join(map(str, self.shape)) + ", elementwise_affine=False" * (self.weight is None)

@@ -90,11 +90,11 @@ class _BatchNorm(Module):
     buffers = ("running_mean", "running_var")
     dims: tuple[int, ...]  # how many axes the input may have
 
-    def __init__(self, num_features: int, *, eps: float = 1e-5, momentum: float = 0.1, ghost: int | None = None):
+    def __init__(self, num_features: int, eps=1e-5, momentum=0.1, affine: bool = True, *, ghost: int | None = None):
         if ghost is not None and ghost < 1:
             raise InputError(f"a ghost batch of {ghost} rows: it must be at least 1, or None for the whole batch")
-        self.weight = Parameter(np.ones(num_features, np.float32))
-        self.bias = Parameter(np.zeros(num_features, np.float32))
+        self.weight = Parameter(np.ones(num_features, np.float32)) if affine else None
+        self.bias = Parameter(np.zeros(num_features, np.float32)) if affine else None
         self.running_mean = np.zeros(num_features, np.float32)
         self.running_var = np.ones(num_features, np.float32)
         self.eps, self.momentum = float(eps), float(momentum)  # np.float64 would make float64 of float32
@@ -106,8 +106,9 @@ class _BatchNorm(Module):
         if not self.training:
             _, shape = _over(x)
             inverse = 1 / np.sqrt(self.running_var + self.eps)
-            scale = self.weight * inverse
-            return x * scale.reshape(shape) + (self.bias - self.running_mean * scale).reshape(shape)
+            weight, bias = self._affine(x)
+            scale = weight * inverse
+            return x * scale.reshape(shape) + (bias - self.running_mean * scale).reshape(shape)
         if self.ghost is None or len(x) <= self.ghost:
             return self._train(x)
         return rules.concatenate(*(self._train(part) for part in x.split(self.ghost)))
@@ -120,10 +121,16 @@ class _BatchNorm(Module):
         keep = 1 - self.momentum
         self.running_mean = keep * self.running_mean + self.momentum * mean
         self.running_var = keep * self.running_var + self.momentum * (m / (m - 1)) * variance
-        return batch_norm(x, self.weight, self.bias, mean, variance, eps=self.eps)
+        return batch_norm(x, *self._affine(x), mean, variance, eps=self.eps)
+
+    def _affine(self, x: Tensor):
+        if self.weight is not None and self.bias is not None:
+            return self.weight, self.bias
+        return Tensor(np.ones(x.shape[1], x.dtype)), Tensor(np.zeros(x.shape[1], x.dtype))
 
     def extra_repr(self) -> str:
-        return str(len(self.running_mean)) + (f", ghost={self.ghost}" if self.ghost else "")
+        affine = ", affine=False" * (self.weight is None)
+        return str(len(self.running_mean)) + affine + (f", ghost={self.ghost}" if self.ghost else "")
 
 
 class BatchNorm1d(_BatchNorm):

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from minidl.arguments import by_position
 from minidl.backend import twin
-from minidl.errors import ShapeError
+from minidl.errors import InputError, ShapeError
 from minidl.layers.conv import _window, output_size
 from minidl.layers.module import Module
 from minidl.tensor import Op, Tensor
@@ -79,7 +80,28 @@ def check_window(name: str, x, kernel, padding) -> None:
         raise ShapeError(f"{name}: kernel {kernel} and padding {padding}: the padding must be at most half the kernel")
 
 
-def _forward(x, *, kernel, stride, padding=0, ceil_mode=False):
+def by_window(name: str, forward, *order: str):
+    """by_position for pooling: the kernel is called kernel_size too, and the stride without one is the kernel."""
+    sort = by_position(name, forward, *order)
+
+    def arrays(args, given):
+        if "kernel_size" in given:
+            given["kernel"] = given.pop("kernel_size")
+        args = sort(args, given)
+        given["stride"] = given["kernel"] if given.get("stride") is None else given["stride"]
+        for option, value in given.items():
+            if np.ndim(value):
+                given[option] = value[0] if len(set(value)) == 1 else value
+        refused = {k: v for k, v in given.items() if np.ndim(v) or (k == "dilation" and v != 1)}
+        if refused:
+            raise InputError(f"{name}: {refused}: a window is square here and has no gaps; give one number, dilation 1")
+        given.pop("dilation", None)
+        return args
+
+    return arrays
+
+
+def _forward(x, *, kernel, stride=None, padding=0, ceil_mode=False):
     check_window("max_pool2d", x, kernel, padding)
     if kernel > 15:
         raise ShapeError(f"max_pool2d: kernel {kernel} must be at most 15, a winner's position is kept in one byte")
@@ -103,7 +125,8 @@ def _axes(u, shape, x, **kwargs):
 
 
 max_pool2d = Op(
-    "max_pool2d", "max over each window", forward=_forward, backward=_backward, composed=_composed, axes=_axes
+    "max_pool2d", "max over each window", forward=_forward, backward=_backward, composed=_composed, axes=_axes,
+    arrays=by_window("max_pool2d", _forward, "kernel", "stride", "padding", "dilation", "ceil_mode"),
 )  # fmt: skip
 
 

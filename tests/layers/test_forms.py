@@ -53,6 +53,8 @@ def rnn_shapes(steps, batch, features, width):
     return (steps, batch, features), (batch, width), (width, features), (width, width), (width,)
 
 
+KEPT = np.array([[0, 2, 2], [0, 1, 2], [1, 0, 1]])  # rows c, k, l
+
 # op -> (what is special, its array arguments, its options)
 CASES: dict[str, list] = {
     "linear": [
@@ -75,6 +77,14 @@ CASES: dict[str, list] = {
         ),
         ("one of each", normal((1, 1, 1, 1), (1, 1, 1, 1), (1,)), {}),
         ("a 3 x 3 kernel on one pixel", normal((2, 1, 1, 1), (2, 1, 3, 3), (2,)), {"padding": 1}),
+    ],
+    "conv2d_kept": [
+        ("some positions", [*normal((2, 3, 5, 6), (4, 3)), KEPT, *normal((4,))], {"kernel": 3}),
+        (
+            "no bias, height and width differ", [*normal((1, 3, 7, 6), (2, 3)), KEPT],
+            {"kernel": (3, 2), "stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)},
+        ),
+        ("one of each", [*normal((1, 1, 1, 1), (1, 1)), np.zeros((3, 1), int)], {"kernel": 1}),
     ],
     "max_pool2d": [
         ("2 x 2", normal((2, 3, 4, 6)), {"kernel": 2, "stride": 2}),
@@ -150,6 +160,7 @@ CASES: dict[str, list] = {
 EMPTY = {
     "linear": (normal((0, 4), (3, 4), (3,)), {}),
     "conv2d": (normal((0, 3, 5, 6), (4, 3, 3, 3), (4,)), {"padding": 1}),
+    "conv2d_kept": ([*normal((0, 3, 5, 6), (4, 3)), KEPT], {"kernel": 3}),
     "max_pool2d": (normal((0, 3, 4, 4)), {"kernel": 2, "stride": 2}),
     "softmax_cross_entropy": ([*normal((0, 3)), np.zeros(0, int)], {}),
     "embedding": ([*normal((4, 3)), np.zeros((2, 0), int)], {}),
@@ -161,7 +172,7 @@ EMPTY = {
     "layer_norm": (normal((0, 3), (3,), (3,)), {"eps": 1e-5}),
     "local_response_norm": (normal((0, 3, 2, 2)), {"size": 3}),
 }  # an empty batch; batch_norm has no mean there
-LINEAR = ("linear", "conv2d", "embedding", "max_pool2d", "avg_pool2d", "adaptive_max_pool2d")
+LINEAR = ("linear", "conv2d", "conv2d_kept", "embedding", "max_pool2d", "avg_pool2d", "adaptive_max_pool2d")
 OPS = every_op()
 ALL = [pytest.param(op, *case[1:], id=f"{op}: {case[0]}") for op, cases in CASES.items() for case in cases]
 
@@ -179,6 +190,12 @@ def run(op, arrays, options, dtype=np.float64, form="numpy", order=lambda a: a):
         rng = np.random.default_rng(3)
         sum((o * rng.standard_normal(o.shape).astype(dtype)).sum() for o in outs).backward()
     return [o.data for o in outs], [t.grad for t in arguments if isinstance(t, Tensor)]
+
+
+def beside(arrays, tensors):
+    """The tensors in the places of the float arrays, and the integers between them."""
+    tensors = iter(tensors)
+    return [next(tensors) if a.dtype.kind == "f" else a for a in arrays]
 
 
 def agree(one, other, tolerance):
@@ -254,7 +271,7 @@ def test_float32_at_measured_sizes_is_close_to_the_float64_oracle(op):
 def test_backward_against_finite_differences(op, arrays, options, form):
     floats = [a for a in arrays if a.dtype.kind == "f"]
     with backend.form(form):
-        gradcheck(lambda *t: OPS[op](*t, *arrays[len(floats) :], **options), *floats, rng=np.random.default_rng(1))
+        gradcheck(lambda *t: OPS[op](*beside(arrays, t), **options), *floats, rng=np.random.default_rng(1))
 
 
 @pytest.mark.parametrize("op, arrays, options", ALL)
@@ -263,7 +280,7 @@ def test_second_derivatives_go_through_the_composed_form(op, arrays, options):
     rng, square = np.random.default_rng(1), op in LINEAR
 
     def function(*tensors):  # linear ops are squared: their own second derivative is nothing, or mixed
-        y = OPS[op](*tensors, *arrays[len(floats) :], **options)
+        y = OPS[op](*beside(arrays, tensors), **options)
         return y * y if square else y
 
     gradcheck(function, *floats, rng=rng, directions=1, rtol=1e-5, order=2)
@@ -308,13 +325,14 @@ def test_an_empty_batch_has_zero_gradients(op, form):
 @pytest.mark.parametrize("op, arrays, options", ALL)
 def test_only_what_is_asked_gets_a_gradient(op, arrays, options):
     _, expected = run(op, arrays, options)
-    for k in range(len(expected)):
+    floats = [i for i, a in enumerate(arrays) if a.dtype.kind == "f"]
+    for k, of_k in zip(floats, expected, strict=True):
         arguments = [Tensor(a, requires_grad=i == k) if a.dtype.kind == "f" else a for i, a in enumerate(arrays)]
         outs = OPS[op](*arguments, **options)
         outs = outs if isinstance(outs, tuple) else (outs,)
         rng = np.random.default_rng(3)
         (mine,) = grad(sum((o * rng.standard_normal(o.shape)).sum() for o in outs), [arguments[k]])
-        np.testing.assert_allclose(mine, expected[k], rtol=1e-11, atol=1e-12)
+        np.testing.assert_allclose(mine, of_k, rtol=1e-11, atol=1e-12)
 
 
 @pytest.mark.parametrize("op, arrays, options", ALL)

@@ -409,3 +409,63 @@ def test_modules_of_functions_show_their_options():
     assert repr(nn.Sequential(nn.LeakyReLU(0.2), nn.Softmax(dim=1))) == (
         "Sequential(\n  (steps.0): LeakyReLU(0.2)\n  (steps.1): Softmax(dim=1)\n)"
     )
+
+
+def test_gradients_are_forgotten_and_modules_have_dotted_names():
+    net = L.Sequential(L.Linear(3, 4, rng=rng()), L.Sequential(L.ReLU()))
+    net(normal(2, 3)).sum().backward()
+    net.zero_grad()
+    assert [p.grad for p in net.parameters()] == [None, None]
+    assert [name for name, _ in net.named_modules()] == ["", "steps.0", "steps.1", "steps.1.steps.0"]
+    assert [m for _, m in net.named_modules()] == list(net.modules())
+    assert sum(p.numel() for p in net.parameters() if p.requires_grad) == 16
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_norms_without_scale_and_shift_are_those_of_1_and_0(training):
+    x = normal(4, 3, 2, 2)
+    for plain, affine in (
+        (L.BatchNorm2d(3, affine=False), L.BatchNorm2d(3)),
+        (L.LayerNorm((2, 2), elementwise_affine=False), L.LayerNorm((2, 2))),
+    ):
+        assert plain.parameters() == [] and "affine=False" in repr(plain)
+        for layer in (plain, affine):
+            layer.train(training)
+        np.testing.assert_array_equal(plain(x).data, affine(x).data)
+
+
+def test_the_padding_row_is_zero_and_learns_nothing():
+    layer, ids = L.Embedding(4, 3, padding_idx=-1, rng=rng()), np.array([[0, 3], [3, 1]])
+    y = layer(ids)
+    np.testing.assert_array_equal(y.data[ids == 3], 0)
+    y.sum().backward()
+    assert layer.weight.grad.sum(1).tolist() == [3, 3, 0, 0] and repr(layer) == "Embedding(4, 3, padding_idx=3)"
+    with pytest.raises(InputError, match="padding_idx 4 is no row of a table of 4"):
+        L.Embedding(4, 3, padding_idx=4, rng=rng())
+
+
+@pytest.mark.parametrize("kind", [L.RNN, L.GRU, L.LSTM])
+@pytest.mark.parametrize("stack", [{}, {"num_layers": 2, "bidirectional": True}])
+def test_the_batch_may_come_first(kind, stack):
+    x, plain, first = normal(5, 2, 3), kind(3, 4, rng=rng(), **stack), kind(3, 4, rng=rng(), batch_first=True, **stack)
+    (y, end), (y_first, end_first) = plain(x), first(Tensor(x).transpose(0, 1))
+    np.testing.assert_array_equal(y_first.data, y.data.swapaxes(0, 1))
+    pairs = zip(end, end_first, strict=True) if isinstance(end, tuple) else [(end, end_first)]
+    assert all((a.data == b.data).all() for a, b in pairs)
+
+
+@pytest.mark.parametrize("kind", [L.LSTM, L.GRU])
+def test_hand_written_equals_composed_over_carried_batches_with_a_shorter_last_one_and_fixed_masks(kind):
+    """Loss and every gradient, back through the state into the batches before: two layers, dropout between them."""
+    x, found = rng().standard_normal((11, 3, 4)), []
+    for form in ("numpy", "composed"):
+        layer, state, loss = kind(4, 5, 2, dropout=0.4, rng=rng()).astype(np.float64), None, 0.0
+        with backend.form(form):
+            for part in (x[:4], x[4:8], x[8:]):
+                y, state = layer(Tensor(part), state)
+                loss = loss + (y * np.cos(np.arange(y.numel())).reshape(y.shape)).sum()
+            loss.backward()
+        found.append([loss.data, *(p.grad for p in layer.parameters())])
+    for a, b in zip(*found, strict=True):
+        assert np.abs(a - b).max() <= 1e-12 * max(1, np.abs(b).max())
+    assert all(np.abs(g).max() > 1e-3 for g in found[0])
