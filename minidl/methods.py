@@ -46,15 +46,20 @@ def _binary(function):
 def dims(method):
     """Let a method take axis=, dims= and keepdims= for dim= and keepdim=, and a list of dims for a tuple."""
 
+    every = None if method.__name__ in ("sum", "mean", "var", "std", "norm", "amax", "amin") else ()
+
+    def dim_of(value):
+        return tuple(value) or every  # a reduction over no dims is one over all, as in PyTorch
+
     @functools.wraps(method)
     def call(self, *args, **kwargs):
         for ours, numpys in (("dim", "axis"), ("dim", "dims"), ("keepdim", "keepdims")):
             if numpys in kwargs:
                 kwargs[ours] = kwargs.pop(numpys)
-        if isinstance(kwargs.get("dim"), list):
-            kwargs["dim"] = tuple(kwargs["dim"])
-        if args and isinstance(args[0], list):
-            args = (tuple(args[0]), *args[1:])
+        if isinstance(kwargs.get("dim"), list | tuple):
+            kwargs["dim"] = dim_of(kwargs["dim"])
+        if args and isinstance(args[0], list | tuple):
+            args = (dim_of(args[0]), *args[1:])
         return method(self, *args, **kwargs)
 
     return call
@@ -91,7 +96,7 @@ class Methods:
     maximum, minimum, atan2, logaddexp = map(_binary, (np.maximum, np.minimum, np.arctan2, np.logaddexp))
     matmul = _binary(np.matmul)
     __floordiv__, __mod__ = map(_binary, (np.floor_divide, np.remainder))  # refused by name
-    # questions: a step has no derivative, their answer is a plain ndarray
+    # questions: a step has no derivative, their answer is a plain ndarray: (a == b).mean(), without .float()
     eq, ne, lt, le, gt, ge = map(
         _binary, (np.equal, np.not_equal, np.less, np.less_equal, np.greater, np.greater_equal)
     )

@@ -46,9 +46,10 @@ def fit(
     explain: print the loop this call stands for. Ctrl-C ends after the present step, as if that had been the last.
     A loss or a gradient that is not finite raises MinidlError, which names the layer; that step changes no weight.
     """
+    callbacks = list(callbacks)
     if explain:
-        print(_in_plain_words(loss, schedule, after_backward, after_step, epochs, start, validate))
-    run, callbacks, draws = Run(model, optimizer, start), list(callbacks), list(generators(model).values())
+        print(_in_plain_words(loss, schedule, after_backward, after_step, epochs, start, validate, callbacks))
+    run, draws = Run(model, optimizer, start), list(generators(model).values())
     with ExitStack() as stack:
         if progress is True:
             count = epochs * len(batches) if isinstance(batches, Sized) else 0
@@ -112,11 +113,17 @@ def _give_up(run: Run, what: str, batch, draws, states) -> None:
     raise MinidlError(f"{what} at step {run.step} (learning rate {run.optimizer.lr:g}): {where}; lower the rate?")
 
 
-def _in_plain_words(loss, schedule, after_backward, after_step, epochs, start, validate) -> str:
-    """The loop that this call of fit stands for, as Python."""
+def _in_plain_words(loss, schedule, after_backward, after_step, epochs, start, validate, callbacks) -> str:
+    """The loop that this call of fit stands for, as Python; callbacks by name, as comments."""
+
+    def called(event, indent):  # only those that do something then
+        names = [type(c).__name__ for c in callbacks if getattr(type(c), event, None) is not getattr(Callback, event)]
+        return f"{indent}# {', '.join(names)}: {event}(run)" if names else ""
+
     name = getattr(loss, "__name__", "loss")
     lines = [
         "model.train()",
+        called("on_start", ""),
         f"step = {start}",
         f"for epoch in range({epochs}):",
         "    for x, y in batches:",
@@ -125,11 +132,15 @@ def _in_plain_words(loss, schedule, after_backward, after_step, epochs, start, v
         "        optimizer.zero_grad()",
         "        value.backward()",
         "        after_backward(step)" * (after_backward is not None),
+        called("after_backward", 8 * " "),
         "        optimizer.step()",
         "        after_step(step)" * (after_step is not None),
+        called("after_step", 8 * " "),
         "        step += 1",
         "    print(accuracy(model, *validate))" * isinstance(validate, tuple),
         "    print(validate(model))" * callable(validate),
+        called("after_epoch", 4 * " "),
+        called("on_end", ""),
     ]
     return "\n".join(filter(None, lines))
 

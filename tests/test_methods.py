@@ -267,3 +267,10 @@ def test_a_cast_passes_the_gradient_on_in_each_ones_dtype():
     y.sum().backward()
     assert y.dtype == x.grad.dtype == np.float32 and scale.grad.dtype == np.float64
     assert x.grad.tolist() == [6, 9] and scale.grad.tolist() == 8
+
+
+@pytest.mark.parametrize("name", ["sum", "mean", "var", "std", "norm", "amax", "amin"])
+def test_a_reduction_over_no_dims_is_one_over_all_as_in_pytorch(name):
+    t = Tensor(np.arange(6.0).reshape(2, 3))
+    assert getattr(t, name)(dim=()).item() == getattr(t, name)().item()
+    assert t.squeeze(()).shape == (2, 3) and t.sum(()).shape == ()

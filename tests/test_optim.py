@@ -100,6 +100,8 @@ def test_options_that_make_no_sense_are_refused():
         SGD([], lr=0.1)
     with pytest.raises(InputError, match="Adam: the learning rate is -1; give at least 0"):
         Adam([parameter([1.0])], lr=-1)
+    with pytest.raises(InputError, match=r"Adam: betas are \(0.9, 1.0\); give two, at least 0 and below 1"):
+        Adam([parameter([1.0])], betas=(0.9, 1.0))
     with pytest.raises(InputError, match="momentum > 0 and no dampening; got 0.0 and 0.0"):
         SGD([parameter([1.0])], lr=1, nesterov=True)
 
@@ -175,6 +177,8 @@ def test_state_of_another_shape_is_refused_and_changes_nothing(kind):
         optimizer.load_state_dict({**saved, "state": [{}, {}]})
     with pytest.raises(InputError, match=r"has the options \['lr'\]"):
         optimizer.load_state_dict({**saved, "groups": [{"lr": 9.0}], "steps": 7})
+    with pytest.raises(InputError, match="no state of an optimizer: it has no groups, state, steps"):
+        optimizer.load_state_dict({})
     assert optimizer.lr == 0.1 and optimizer.steps == 0
 
 

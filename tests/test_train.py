@@ -178,6 +178,20 @@ def test_the_loop_that_explain_prints_is_the_loop_that_ran(capsys):
     assert "schedule" not in (plain := capsys.readouterr().out) and len(plain.splitlines()) == 9
 
 
+def test_explain_names_the_callbacks_where_they_are_told(capsys):
+    class Halve(Callback):
+        def after_backward(self, run):
+            for p in run.optimizer.params:
+                p.grad = p.grad / 2
+
+    model, x, y, optimizer = small()
+    fit(model, [(x, y)], optimizer, callbacks=iter([Halve(), EarlyStop(3)]), validate=(x, y), explain=True)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[lines.index("        value.backward()") + 1] == "        # Halve: after_backward(run)"
+    assert "    # EarlyStop: after_epoch(run)" in lines and "# EarlyStop: on_end(run)" in lines
+    assert not any("on_start" in line for line in lines)
+
+
 def bad_log(x):
     return np.log(x * 0 - 1)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from minidl.errors import InputError
 from minidl.optim.optimizer import Optimizer
 
 
@@ -22,6 +23,10 @@ class Adam(Optimizer):
 
     def __init__(self, params, lr: float = 1e-3, *, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.0):
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+    def check(self, group):
+        if len(group["betas"]) != 2 or not all(0 <= b < 1 for b in group["betas"]):
+            raise InputError(f"{type(self).__name__}: betas are {group['betas']}; give two, at least 0 and below 1")
 
     def update(self, w, g, group, state):
         (b1, b2), lr, decay = group["betas"], group["lr"], group["weight_decay"]

@@ -95,6 +95,8 @@ class Optimizer:
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         """Take over what state_dict() gave; what does not fit raises and changes nothing."""
+        if missing := {"groups", "state", "steps"} - saved.keys():
+            raise InputError(f"no state of an optimizer: it has no {', '.join(sorted(missing))}; take state_dict()'s")
         here = [len(group["params"]) for group in self.groups]
         if len(saved["state"]) != sum(here) or len(saved["groups"]) != len(here):
             raise InputError(
