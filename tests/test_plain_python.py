@@ -17,7 +17,10 @@ pytest.importorskip("minidl.fast")
 
 TESTS = Path(__file__).parent
 PROOF = ("golden", "test_proof.py", "test_rules.py", "test_methods.py", "test_losses.py", "test_gradcheck.py",
-         "test_locate.py", "layers")  # fmt: skip
+         "test_locate.py", "test_arguments.py", "layers", "ternary/test_pack.py",
+         "ternary/test_ternarise.py")  # fmt: skip
+MANY = ("measured_sizes", "over_all_draws", "symmetry", "unbiased", "variance", "gaussian", "uniform", "boundary",
+        "own_scale")  # fmt: skip  # tests of millions of numbers, or float32 at full size
 
 
 def run(*arguments: str) -> str:
@@ -35,7 +38,13 @@ def test_numba_kernels_equal_pytorch_as_plain_python():
     assert " passed" in run("tests/golden", "-k", "auto")
 
 
+def test_trits_are_packed_and_drawn_to_the_same_bits_as_plain_python():
+    names = "published_vectors or decoding_the_sum or largest_sum or hash_vectors or edges"
+    assert " passed" in run("tests/ternary/test_pack.py", "tests/ternary/test_ternarise.py", "-k", names)
+
+
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_whole_proof_passes_as_plain_python():
-    """Small sizes: what is measured at full size (float32 at measured sizes) would take minutes without a compiler."""
-    assert " passed" in run(*(f"tests/{name}" for name in PROOF), "-k", "not measured_sizes")
+    """Small sizes: what takes millions of numbers would take minutes without a compiler."""
+    assert " passed" in run(*(f"tests/{name}" for name in PROOF), "-k", f"not ({' or '.join(MANY)})")

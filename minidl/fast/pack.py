@@ -51,8 +51,8 @@ def unpack_2bit(code, count):
 def _pack_base3(t, out):
     for j in range(out.size):
         i = 5 * j
-        low = (t[i] + 1) + 3 * (t[i + 1] + 1) + 9 * (t[i + 2] + 1)
-        out[j] = low + 27 * (t[i + 3] + 1) + 81 * (t[i + 4] + 1)
+        low = np.int64(t[i]) + 3 * np.int64(t[i + 1]) + 9 * np.int64(t[i + 2])  # plain Python would stay in int8
+        out[j] = 121 + low + 27 * np.int64(t[i + 3]) + 81 * np.int64(t[i + 4])
 
 
 def pack_base3(trits):

@@ -67,7 +67,8 @@ def ternarise(g, s, key, own, block):
     if g.dtype not in FLOATS or not g.flags.c_contiguous or not s.dtype == own.dtype == np.float32:
         return NotImplemented
     out = np.empty(g.size, np.int8)
-    _ternarise(g, s, key, own, block, out)
+    with np.errstate(over="ignore"):  # for plain Python: the hash is meant to run over
+        _ternarise(g, s, key, own, block, out)
     return out
 
 
@@ -88,5 +89,6 @@ def moments(g):
     if g.dtype not in FLOATS or not g.flags.c_contiguous:
         return NotImplemented
     largest, total, squares = np.zeros(LANES), np.zeros(LANES), np.zeros(LANES)
-    _moments(g, largest, total, squares)
+    with np.errstate(over="ignore", invalid="ignore"):  # for plain Python; see the NumPy form
+        _moments(g, largest, total, squares)
     return float(largest.max()), total, squares
