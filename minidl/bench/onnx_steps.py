@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 from onnx import TensorProto, helper, numpy_helper
 
-from minidl.bench.cases import ROWS, TIME_STEPS, UNITS, VOCABULARY, Step
+from minidl.bench.cases import Step
 from minidl.bench.minidl_steps import work
 
 OPSET, FORMAT = 17, 8  # of ONNX 1.12: old enough for every ONNX Runtime of today
@@ -57,10 +57,13 @@ def _onnx_gates(array: np.ndarray) -> np.ndarray:
     return np.concatenate((i, o, f, g))
 
 
-def _lstm() -> Step:
-    model, x, _ = work("lstm-infer")
-    constants = {"embedding": model.embedding.weight.data, "rows": np.array([-1, UNITS]), "direction": np.array([1])}
+def language_model(model, x: np.ndarray) -> Step:
+    """Inference of an LSTMLanguageModel on x: (T, B), the state carried from call to call; returns the logits."""
+    vocabulary, (time_steps, rows) = len(model.embedding.weight.data), x.shape
+    units = [layer.weight_hh.shape[1] for layer in model.layers]
+    constants = {"embedding": model.embedding.weight.data, "rows": np.array([-1, units[-1]])}
     constants |= {"output.weight": model.output.weight.data, "output.bias": model.output.bias.data}
+    constants["direction"] = np.array([1])
     nodes, below = [helper.make_node("Gather", ("embedding", "x"), ("h",))], "h"
     states = {"x": x}
     for k, layer in enumerate(model.layers):
@@ -69,24 +72,29 @@ def _lstm() -> Step:
         constants[f"R{k}"] = _onnx_gates(layer.weight_hh.data)[None]
         constants[f"B{k}"] = np.concatenate((bias, np.zeros_like(bias)))[None]  # ONNX has two biases
         takes = (below, f"W{k}", f"R{k}", f"B{k}", "", f"h{k}", f"c{k}")
-        nodes.append(helper.make_node("LSTM", takes, (f"Y{k}", f"h{k}'", f"c{k}'"), hidden_size=UNITS))
+        nodes.append(helper.make_node("LSTM", takes, (f"Y{k}", f"h{k}'", f"c{k}'"), hidden_size=units[k]))
         nodes.append(helper.make_node("Squeeze", (f"Y{k}", "direction"), (f"y{k}",)))
         below = f"y{k}"
-        states |= {name: np.zeros((1, ROWS, UNITS), np.float32) for name in (f"h{k}", f"c{k}")}
+        states |= {name: np.zeros((1, rows, units[k]), np.float32) for name in (f"h{k}", f"c{k}")}
     nodes.append(helper.make_node("Reshape", (below, "rows"), ("flat",)))
     nodes.append(helper.make_node("Gemm", ("flat", "output.weight", "output.bias"), ("logits",), transB=1))
-    names = [name for name in states if name != "x"]
-    inputs = [_value("x", TIME_STEPS, ROWS, kind=TensorProto.INT64), *(_value(n, 1, ROWS, UNITS) for n in names)]
-    outputs = [_value("logits", TIME_STEPS * ROWS, VOCABULARY), *(_value(f"{n}'", 1, ROWS, UNITS) for n in names)]
+    shapes = {name: array.shape for name, array in states.items() if name != "x"}
+    inputs = [_value("x", time_steps, rows, kind=TensorProto.INT64), *(_value(n, *s) for n, s in shapes.items())]
+    outputs = [_value("logits", time_steps * rows, vocabulary), *(_value(f"{n}'", *s) for n, s in shapes.items())]
     session = _session(nodes, inputs, outputs, constants)
     wanted = [output.name for output in outputs]
 
     def step():
         logits, *after = session.run(wanted, states)
-        states.update(zip(names, after, strict=True))
+        states.update(zip(shapes, after, strict=True))
         return logits
 
     return step
+
+
+def _lstm() -> Step:
+    model, x, _ = work("lstm-infer")
+    return language_model(model, x)
 
 
 STEPS = {"lenet-infer": _lenet, "lstm-infer": _lstm}
