@@ -164,7 +164,7 @@ def _pytorch(model: LSTMLanguageModel, x: np.ndarray) -> Callable[[], np.ndarray
     with torch.inference_mode():
         for k, layer in enumerate(model.layers):
             units, width = layer.weight_hh.shape[1], layer.weight_ih.shape[1]
-            one = torch.nn.LSTM(width, units)
+            one: Any = torch.nn.LSTM(width, units)
             one.weight_ih_l0.copy_(given[f"layers.{k}.weight_ih"])
             one.weight_hh_l0.copy_(given[f"layers.{k}.weight_hh"])
             one.bias_ih_l0.copy_(given[f"layers.{k}.bias"])
