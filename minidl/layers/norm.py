@@ -106,9 +106,9 @@ class _BatchNorm(Module):
         if not self.training:
             _, shape = _over(x)
             inverse = 1 / np.sqrt(self.running_var + self.eps)
-            weight, bias = self._affine(x)
-            scale = weight * inverse
-            return x * scale.reshape(shape) + (bias - self.running_mean * scale).reshape(shape)
+            scale = inverse if self.weight is None else self.weight * inverse
+            shift = -self.running_mean * scale if self.bias is None else self.bias - self.running_mean * scale
+            return x * scale.reshape(shape) + shift.reshape(shape)
         if self.ghost is None or len(x) <= self.ghost:
             return self._train(x)
         return rules.concatenate(*(self._train(part) for part in x.split(self.ghost)))
@@ -121,12 +121,9 @@ class _BatchNorm(Module):
         keep = 1 - self.momentum
         self.running_mean = keep * self.running_mean + self.momentum * mean
         self.running_var = keep * self.running_var + self.momentum * (m / (m - 1)) * variance
-        return batch_norm(x, *self._affine(x), mean, variance, eps=self.eps)
-
-    def _affine(self, x: Tensor):
-        if self.weight is not None and self.bias is not None:
-            return self.weight, self.bias
-        return Tensor(np.ones(x.shape[1], x.dtype)), Tensor(np.zeros(x.shape[1], x.dtype))
+        weight = np.ones_like(mean) if self.weight is None else self.weight
+        bias = np.zeros_like(mean) if self.bias is None else self.bias
+        return batch_norm(x, weight, bias, mean, variance, eps=self.eps)
 
     def extra_repr(self) -> str:
         affine = ", affine=False" * (self.weight is None)

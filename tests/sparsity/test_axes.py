@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from minidl import rules
+from minidl import Tensor, rules
 from minidl.axes import AXES, axis_rule
 from minidl.sparsity.units import _Ids
 
@@ -121,3 +121,14 @@ def test_a_function_without_a_rule_pins_everything():
 @pytest.mark.parametrize("function", [f for f in rules.VJPS if f is not rules.scatter])
 def test_every_function_of_the_table_has_a_rule(function):
     assert axis_rule(function) is AXES[function]
+
+
+def test_channels_leave_through_a_batch_norm_without_scale_and_shift():
+    from minidl import layers as L
+    from minidl.sparsity.compact import compact
+
+    rng = np.random.default_rng(0)
+    steps = L.Conv2d(1, 4, 3, rng=rng), L.BatchNorm2d(4, affine=False), L.ReLU(), L.Flatten(), L.Linear(64, 2, rng=rng)
+    steps[-1].weight.data.reshape(2, 4, 16)[:, 1] = 0
+    small, found = compact(L.Sequential(*steps), Tensor(rng.standard_normal((3, 1, 6, 6)).astype(np.float32)))
+    assert len(small.steps[1].running_mean) == 3 and list(found.kept["steps.0"]) == [0, 2, 3]
