@@ -137,7 +137,10 @@ def started(folder):
 @mpi
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_to_the_parent_ends_every_rank(tmp_path, number):
-    code = f"from minidl.ternary.launch import mpirun_main; mpirun_main(['-n', '2', {SCRIPT!r}, 'hangs', '{tmp_path}'])"
+    code = (  # a shell's background job, as which this may run, starts with Ctrl-C ignored
+        "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+        f"from minidl.ternary.launch import mpirun_main; mpirun_main(['-n', '2', {SCRIPT!r}, 'hangs', '{tmp_path}'])"
+    )
     parent = subprocess.Popen([sys.executable, "-c", code], env=launch.rank_environment(), stderr=subprocess.DEVNULL)
     pids = started(tmp_path)
     parent.send_signal(number)
