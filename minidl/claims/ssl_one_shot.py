@@ -47,7 +47,7 @@ class Setting:
     held_back: int
 
 
-QUICK = Setting(trials=((0.03, 0.015),), lasso=500, steps=900, every=100, held_back=2000)
+QUICK = Setting(trials=((0.03, 0.018),), lasso=320, steps=640, every=80, held_back=2000)
 FULL = Setting(
     trials=((0.01, 0.004), (0.02, 0.006), (0.005, 0.009)), lasso=4000, steps=10_000, every=500, held_back=10_000
 )
@@ -207,7 +207,8 @@ def run(ctx: Context) -> None:
         alt="Left: training losses against seconds; that of the shrinking network goes on without a jump where units "
         "are taken out, and ends earlier; with random units taken out at the same steps it jumps up. Right: errors "
         "against seconds, with the dense network's last error as a line.",
-        caption="Vertical lines: units are taken out. Seconds of training, all included.",
+        caption="Vertical lines: units are taken out. Seconds of training, all included; random ones with those of the "
+        "shrinking network, whose sizes they have.",
     )
 
 
@@ -266,7 +267,7 @@ def draw(figure, s: Setting, best, beside, small, random, goal: float) -> None:
     courses = (
         ("dense", best, clock(s, beside, False), OKABE_ITO[0], "-"),
         ("shrinking", small, clock(s, small, True), OKABE_ITO[5], "--"),
-        ("random units out", random, clock(s, random, True), OKABE_ITO[6], ":"),
+        ("random units out", random, clock(s, small, True), OKABE_ITO[6], ":"),
     )
     for name, course, seconds, colour, dash in courses:
         steps, means = smooth(np.concatenate(course["losses"]))

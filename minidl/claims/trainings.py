@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from minidl.callbacks import Callback
 from minidl.claims.claim import Context
 from minidl.claims.shrinking import paired, speed_up
 from minidl.data.augment import random_crop, random_mirror
@@ -90,6 +91,17 @@ def train(
             progress=bar,
         )
     )  # fmt: skip
+
+
+class Every(Callback):
+    """function() after every `steps` steps, behind the callbacks that stand before it."""
+
+    def __init__(self, steps: int, function: Callable[[], None]):
+        self.steps, self.function = steps, function
+
+    def after_step(self, run) -> None:
+        if run.step % self.steps == 0:
+            self.function()
 
 
 def part(ctx: Context, name: str, steps: int, bar, function: Callable[[], dict]) -> dict:
