@@ -23,7 +23,7 @@ import numpy as np
 
 from minidl.claims.claim import OKABE_ITO, Claim, Context
 from minidl.claims.shrinking import mistakes, paired
-from minidl.claims.trainings import Pictures, exact, faster, not_worse, part, pictures, smooth, train
+from minidl.claims.trainings import Pictures, chosen_by_hand, exact, faster, not_worse, part, pictures, smooth, train
 from minidl.models.resnet import ResNet, resnet
 from minidl.optim import SGD
 from minidl.sparsity import Certificate, GroupLasso, Groups, NothingToRemove, compact, groups
@@ -108,10 +108,10 @@ class Lab:
         return 100 * float(mistakes(model, *self.data.held_back).mean())
 
     def train(self, model, optimizer, steps: range, rate: float, after_step=None) -> list[float]:
-        rates = lambda step: rate if step < 0.75 * self.s.steps else rate / 10
+        s, rates = self.s, lambda step: rate if step < 0.75 * self.s.steps else rate / 10
         return train(
-            self.ctx, self.data.train, model, optimizer, steps, self.s.batch, rates, self.bar,
-            augment=self.data.augmented, after_step=after_step,
+            self.ctx, self.data.train, model, optimizer, steps, s.batch, rates, self.bar, augment=self.data.augmented,
+            after_step=after_step,
         )  # fmt: skip
 
     def sgd(self, model: ResNet) -> SGD:
@@ -129,8 +129,7 @@ class Lab:
             return {"before": before, "state": model.state_dict(), "losses": losses}
 
         found = part(self.ctx, f"dense, rate {rate:g}", self.s.steps, self.bar, trained)
-        halfway.load_state_dict(found["before"])
-        model.load_state_dict(found["state"])
+        halfway.load_state_dict(found["before"]); model.load_state_dict(found["state"])
         return halfway, model, found["losses"]
 
     def shrunk(self, lam: float, scales: bool = True) -> Shrunk:
@@ -224,6 +223,7 @@ def run(ctx: Context) -> None:
         if r.certificate is not None:
             ctx.note(str(r.certificate))
             compare(ctx, lab, r, halfway, whole)
+    chosen_by_hand(ctx, settings=7)
     ctx.figure(
         lambda figure: draw(figure, s, r, losses),
         alt="Left: the norm of each block convolution's weights against steps; some fall to 0, the two of a block "
@@ -277,10 +277,9 @@ def compare(ctx: Context, lab: Lab, r: Shrunk, halfway: ResNet, whole: ResNet) -
 
 def draw(figure, s: Setting, r: Shrunk, dense_losses: list[float]) -> None:
     left, right = figure.subplots(1, 2)
-    names, steps = convolutions(r.zeroed), 10 * np.arange(len(r.norms))
-    for k, (name, norms) in enumerate(zip(names, r.norms.T, strict=True)):
-        gone = int(name.split(".")[1]) in r.gone
-        left.plot(steps, norms, "-" if k % 2 == 0 else "--", color=OKABE_ITO[6 if gone else 5], linewidth=1)
+    for k, norms in enumerate(r.norms.T):  # two convolutions a block
+        colour = OKABE_ITO[6 if k // 2 in r.gone else 5]
+        left.plot(10 * np.arange(len(norms)), norms, "--" if k % 2 else "-", color=colour, linewidth=1)
     for style, of, label in (("-", 6, "leaves"), ("-", 5, "stays"), ("-", 0, "first"), ("--", 0, "second of block")):
         left.plot([], [], style, color=OKABE_ITO[of], label=label)
     left.set(xlabel="step", ylabel="norm of a group", ylim=(0, None))
