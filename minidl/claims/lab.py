@@ -17,6 +17,7 @@ import numpy as np
 
 from minidl.claims.claim import Context
 from minidl.claims.shrinking import BATCH, caffe_sgd, mistakes, re_initialised, with_arrays
+from minidl.claims.trainings import part
 from minidl.data.images import ImageSet
 from minidl.errors import InputError
 from minidl.sparsity import Certificate, GroupLasso, NothingToRemove, compact, freeze_zeros
@@ -110,12 +111,8 @@ class Lab:
         return list(fit(model, batches(), optimizer, schedule=rates.__getitem__, progress=self.bar, **more))
 
     def part(self, name: str, steps: int, function: Callable[[], dict]) -> dict:
-        """ctx.kept(name, function); the bar moves on by `steps`, whether they are done now or were in another run."""
-        before = self.bar.done
-        self.bar.set(name)
-        value = self.ctx.kept(name, function)
-        self.bar.update(before + steps - self.bar.done)
-        return value
+        """A part of the claim, on this laboratory's bar."""
+        return part(self.ctx, name, steps, self.bar, function)
 
     def dense(self, factor: float, weight_decay: float, plan: Schedule) -> tuple[Any, list[float]]:
         """A network without the Lasso, trained for as many steps in all, and its losses."""
