@@ -103,14 +103,17 @@ def _bench(options: argparse.Namespace) -> int:
 
 
 def _start_with_threads(threads: int) -> None:
-    """Start this very command again with the thread count in the environment, where it is not yet there.
+    """Start this very command again with the thread count in the environment, where it is not yet there, and with
+    BLAS's threads told not to spin for long, unless somebody has told them something else.
 
     BLAS and Numba read it when they are loaded, so later is too late; and a number of threads that is decided before
     the first product gives the same bits every time. Windows cannot replace a process: threadpoolctl serves there.
     """
-    wanted = dict.fromkeys(_THREADS, str(threads))
-    if os.name == "posix" and any(os.environ.get(name) != value for name, value in wanted.items()):
-        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], {**os.environ, **wanted})
+    from minidl.ternary.launch import BLAS_RESTS
+
+    wanted = {**BLAS_RESTS, **os.environ, **dict.fromkeys(_THREADS, str(threads))}
+    if os.name == "posix" and wanted != dict(os.environ):
+        os.execve(sys.executable, [sys.executable, *sys.orig_argv[1:]], wanted)
 
 
 def _at_least(least: int):

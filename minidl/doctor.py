@@ -97,6 +97,10 @@ def check_blas() -> Iterator[Finding]:
     yield "ok", f"BLAS {found['name']} {found['version']}, kernel {found['kernel']}, {found['threads']} threads", ""
     if found["kernel"] == "unknown":
         yield "note", "threadpoolctl is missing, so the kernel is not known", "pip install 'minidl[jit]'"
+    several = found["name"] == "openblas" and found["threads"] not in ("1", "unknown")
+    if several and "OPENBLAS_THREAD_TIMEOUT" not in os.environ:
+        why = "spin for 30 ms after each product, so layers do without them"
+        yield "note", f"BLAS's threads {why}", "OPENBLAS_THREAD_TIMEOUT=16 python ... (the command minidl sets it)"
     faster = faster_kernel(found["kernel"], set(_cpuinfo("flags").split()))
     if faster:
         forced = os.environ.get("OPENBLAS_CORETYPE")

@@ -75,13 +75,17 @@ def test_threads_are_in_the_environment_before_numpy_is_loaded(monkeypatch):
     monkeypatch.setattr(os, "execve", lambda *call: started.append(call))
     for name in cli._THREADS:
         monkeypatch.setenv(name, "3")
+    monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", "20")
     cli._start_with_threads(3)
     assert started == []
     if os.name == "posix":
         cli._start_with_threads(2)
         ((program, command, env),) = started
         assert program == sys.executable and command[1:] == sys.orig_argv[1:]
-        assert all(env[name] == "2" for name in cli._THREADS)
+        assert all(env[name] == "2" for name in cli._THREADS) and env["OPENBLAS_THREAD_TIMEOUT"] == "20"
+        monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT")
+        cli._start_with_threads(3)
+        assert started[1][2]["OPENBLAS_THREAD_TIMEOUT"] == "16"
 
 
 def test_the_command_starts_without_the_optional_packages():

@@ -37,6 +37,21 @@ def test_a_forced_kernel_is_named_with_the_line_that_frees_it(monkeypatch):
     assert "env -u OPENBLAS_CORETYPE" in found[-1][2]
 
 
+def test_threads_of_blas_that_spin_are_named_with_the_variable_that_lets_them_sleep(monkeypatch):
+    monkeypatch.setattr(doctor, "_cpuinfo", lambda field: "")
+    monkeypatch.delenv("OPENBLAS_THREAD_TIMEOUT", raising=False)
+
+    def spins(name, threads) -> bool:
+        monkeypatch.setattr(
+            doctor, "blas", lambda: {"name": name, "version": "1", "kernel": "Haswell", "threads": threads}
+        )
+        return any("OPENBLAS_THREAD_TIMEOUT" in remedy for _, _, remedy in doctor.check_blas())
+
+    assert spins("openblas", "2") and not spins("openblas", "1") and not spins("mkl", "2")
+    monkeypatch.setenv("OPENBLAS_THREAD_TIMEOUT", "16")
+    assert not spins("openblas", "2")
+
+
 def test_without_threadpoolctl_the_library_is_still_known(monkeypatch):
     monkeypatch.setitem(sys.modules, "threadpoolctl", None)
     found = doctor.blas()

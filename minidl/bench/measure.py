@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from statistics import median
 
 from minidl.errors import MinidlError
-from minidl.ternary.launch import THREAD_VARIABLES
+from minidl.ternary.launch import BLAS_RESTS, THREAD_VARIABLES
 
 THREADS = (*THREAD_VARIABLES, "VECLIB_MAXIMUM_THREADS")
 
@@ -122,7 +122,7 @@ def compare(mine: Callable, others: Sequence[Callable]) -> Iterator[tuple[Measur
 def environment(threads: int, *, pinned: bool = True) -> dict[str, str]:
     """The environment of a child: minidl where this one found it, its threads, and without
     `pinned` the BLAS kernel that suits the processor."""
-    env = {**os.environ, **dict.fromkeys(THREADS, str(threads)), "PYTHONPATH": os.pathsep.join(sys.path)}
+    env = {**BLAS_RESTS, **os.environ, **dict.fromkeys(THREADS, str(threads)), "PYTHONPATH": os.pathsep.join(sys.path)}
     for name in () if pinned else PINS:
         env.pop(name, None)
     return env

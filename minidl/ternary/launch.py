@@ -37,6 +37,8 @@ from minidl.errors import CommError, InputError, MissingExtra
 RESULTS = "MINIDL_RESULTS"
 """The environment variable that tells a rank in which directory to leave its results."""
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
+BLAS_RESTS = {"OPENBLAS_THREAD_TIMEOUT": "16"}
+"""BLAS's threads wait for 2^16 ticks of the clock for the next product, not for 2^26; see fast/linear.py."""
 FAMILIES = (("Open MPI", "Open MPI"), ("Intel", "Intel"), ("MPICH", "HYDRA"))
 """How each MPI calls itself: in its library's version, and in what its `mpirun --version` prints."""
 MPI_SETTINGS = {
@@ -103,7 +105,7 @@ def _clean_environment() -> dict[str, str]:
 
 def rank_environment(threads: int = 1, extra: dict[str, str] | None = None) -> dict[str, str]:
     """The environment of each rank: `threads` threads for every library, this minidl to import, and `extra`."""
-    env = _clean_environment() | dict.fromkeys(THREAD_VARIABLES, str(threads))
+    env = BLAS_RESTS | _clean_environment() | dict.fromkeys(THREAD_VARIABLES, str(threads))
     package = str(Path(__file__).resolve().parents[2])
     env["PYTHONPATH"] = os.pathsep.join(filter(None, [package, env.get("PYTHONPATH")]))
     return MPI_SETTINGS | env | (extra or {})

@@ -154,6 +154,16 @@ def test_blas_has_one_thread_inside_and_its_own_number_after(monkeypatch):
     assert threads.in_parts(10, lambda k, first, last: None, 1 << 40, blas=True) == 1
 
 
+def test_products_go_to_the_threads_of_blas_only_where_those_rest_soon(monkeypatch):
+    linear = importlib.import_module("minidl.fast.linear")
+    rng = np.random.default_rng(0)
+    a, b, bias = (rng.normal(size=shape) for shape in ((64, 80), (80, 90), 90))
+    monkeypatch.setattr(linear, "BRIEF", False)
+    assert np.abs(linear.product(a, b, bias) - (a @ b + bias)).max() <= 1e-12
+    monkeypatch.setattr(linear, "BRIEF", True)
+    assert linear.product(a, b, bias) is NotImplemented
+
+
 def test_an_error_in_a_thread_is_raised(monkeypatch):
     monkeypatch.setattr(threads, "get_num_threads", lambda: 2)
 
