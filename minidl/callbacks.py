@@ -20,6 +20,7 @@ import numpy as np
 
 from minidl import checkpoint
 from minidl.errors import InputError
+from minidl.not_finite import finite
 
 
 class History(list):
@@ -100,7 +101,7 @@ class SaveEvery(Callback):
         saver = SaveEvery("run.npz", 100, data=loader)
         fit(model, loader, optimizer, start=saver.resume(model, optimizer), epochs=10 - loader.epoch, callbacks=[saver])
 
-    data, rngs: as in checkpoint.save.
+    A model that is no longer finite is not saved: the last good checkpoint stays. data, rngs: as in checkpoint.save.
     """
 
     def __init__(self, path, every: int = 100, *, data=None, rngs=None):
@@ -128,10 +129,18 @@ class SaveEvery(Callback):
         self._save(run, run.step)
 
     def _save(self, run, step):
+        if not all(map(finite, run.model.state_dict().values())):
+            return  # an update was too large; the next step will say so
         past = {"losses": np.array(run.history, float), "validation": [float(v) for v in run.history.validation]}
         checkpoint.save(
             self.path, model=run.model, optimizer=run.optimizer, step=step, extra=past, **self.members
         )  # fmt: skip
+
+
+def last_good(callbacks) -> str:
+    """Where a run that has to give up can be taken up again: the file of a SaveEvery among its callbacks."""
+    paths = [c.path for c in callbacks if isinstance(c, SaveEvery) and c.path.exists()]
+    return f"the last good checkpoint is {paths[0]}" if paths else "no checkpoint was written"
 
 
 @contextmanager

@@ -48,7 +48,8 @@ def _first(model, x, y, loss) -> str:
         own = [names[id(a)] for a in node.args if id(a) in names]
         if own:
             layer = own[0].rpartition(".")[0]
-            places[id(node)], before = f"in layer {layer!r}", f"after layer {layer!r}"
+            what = f"layer {layer!r}" if layer else f"the layer of {own[0]}"  # a layer without a name: the model itself
+            places[id(node)], before = f"in {what}", f"after {what}"
         else:
             places[id(node)] = before
         if not all(map(finite, node.out if isinstance(node.out, tuple) else (node.out,))):

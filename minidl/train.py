@@ -12,7 +12,7 @@ from contextlib import ExitStack
 
 import numpy as np
 
-from minidl.callbacks import Callback, History, Run, stops_on_ctrl_c
+from minidl.callbacks import Callback, History, Run, last_good, stops_on_ctrl_c
 from minidl.checkpoint import generators
 from minidl.errors import InputError, MinidlError
 from minidl.layers import cross_entropy
@@ -44,7 +44,8 @@ def fit(
     first step, of a run that goes on. validate(model) -> a number, or (x, y) for the accuracy, after each epoch.
     callbacks: see callbacks.py. progress: True for a bar, or an object whose update(1) is called after each step.
     explain: print the loop this call stands for. Ctrl-C ends after the present step, as if that had been the last.
-    A loss or a gradient that is not finite raises MinidlError, which names the layer; that step changes no weight.
+    A loss or a gradient that is not finite raises MinidlError, which names the layer and the last good checkpoint (of a
+    SaveEvery among the callbacks); that step changes no weight.
     """
     callbacks = list(callbacks)
     if explain:
@@ -66,11 +67,11 @@ def fit(
                 states = [rng.bit_generator.state for rng in draws]  # so that a bad step can be repeated
                 value = loss(model(Tensor(x) if x.dtype.kind == "f" else x), y)
                 if not np.isfinite(value.item()):
-                    _give_up(run, f"the loss is {value.item()}", (x, y, loss), draws, states)
+                    _give_up(run, f"the loss is {value.item()}", (x, y, loss), draws, states, callbacks)
                 optimizer.zero_grad()
                 value.backward()
                 if not all(finite(p.grad) for p in optimizer.params if p.grad is not None):
-                    _give_up(run, "a gradient is not finite", (x, y, loss), draws, states)
+                    _give_up(run, "a gradient is not finite", (x, y, loss), draws, states, callbacks)
                 if after_backward is not None:
                     after_backward(run.step)
                 for callback in callbacks:
@@ -106,11 +107,14 @@ def _after_epoch(run: Run, validate, callbacks) -> None:
         callback.after_epoch(run)
 
 
-def _give_up(run: Run, what: str, batch, draws, states) -> None:
+def _give_up(run: Run, what: str, batch, draws, states, callbacks) -> None:
     for rng, state in zip(draws, states, strict=True):
         rng.bit_generator.state = state
     where = first_not_finite(run.model, *batch)
-    raise MinidlError(f"{what} at step {run.step} (learning rate {run.optimizer.lr:g}): {where}; lower the rate?")
+    raise MinidlError(
+        f"{what} at step {run.step} (learning rate {run.optimizer.lr:g}): {where}; {last_good(callbacks)}; lower the "
+        "rate?"
+    )
 
 
 def _in_plain_words(loss, schedule, after_backward, after_step, epochs, start, validate, callbacks) -> str:

@@ -230,3 +230,9 @@ def test_a_parameter_without_axes_stays_an_array(make):
         optimizer.step()
     assert type(p.data) is type(p.grad) is np.ndarray and p.data.shape == () and p.data.dtype == np.float32
     assert optimizer.param_groups is optimizer.groups
+
+
+def test_gradients_whose_squares_overflow_are_clipped_like_others():
+    p, q = parameter([0.0], [3e30]), parameter([0.0], [4e30])
+    assert clip_grad_norm([p, q], 5.0) == pytest.approx(5e30, rel=1e-6)
+    np.testing.assert_allclose([p.grad[0], q.grad[0]], [3, 4], rtol=1e-6)

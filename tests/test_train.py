@@ -232,6 +232,33 @@ def test_a_weight_that_an_update_has_spoilt_is_named_and_so_is_a_weight_in_its_l
         fit(model, [(x * 1e3, y)], optimizer)
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_the_last_good_checkpoint_is_named_and_is_good(tmp_path):
+    """A step so large that the weights overflow is finite itself: the checkpoint behind it must not be written."""
+    model, x, y, optimizer = small()
+    saver = SaveEvery(tmp_path / "run.npz", 1)
+
+    def too_far(step):
+        return 3e39 if step == 2 else 0.1
+
+    with pytest.raises(MinidlError, match=r"at step 3 .* last good checkpoint is .*run.npz; lower the rate"):
+        fit(model, [(x, y)] * 4, optimizer, schedule=too_far, callbacks=[saver])
+    assert not all(np.isfinite(p.data).all() for p in model.parameters())
+    assert saver.resume(model, optimizer) == 2 and all(np.isfinite(p.data).all() for p in model.parameters())
+    model.steps[0].weight.data = np.full_like(model.steps[0].weight.data, np.nan)
+    with pytest.raises(MinidlError, match="no checkpoint was written"):
+        fit(model, [(x, y)], optimizer)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_model_that_is_one_layer_has_no_name_but_its_weights_have():
+    model, x, y, _ = small()
+    layer = model.steps[0]
+    layer.weight.data = np.full_like(layer.weight.data, 3e38)
+    with pytest.raises(MinidlError, match="the output of linear in the layer of weight;"):
+        fit(layer, [(x * 1e3, y)], SGD(layer.parameters(), lr=0.1))
+
+
 def test_a_dropout_mask_is_drawn_again_when_a_bad_step_is_repeated():
     rng = np.random.default_rng(8)
     drop, big = Dropout(0.5, rng=rng), np.zeros((4, 8), np.float32)

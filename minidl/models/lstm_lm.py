@@ -20,7 +20,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from minidl import checkpoint
-from minidl.callbacks import Callback, Run, SaveEvery
+from minidl.callbacks import Callback, Run, last_good
 from minidl.checkpoint import generators
 from minidl.data.text import batch_stream
 from minidl.errors import DataError, InputError, MinidlError
@@ -149,9 +149,10 @@ def train_epoch(
 
     The state starts at 0 and is carried from batch to batch without its history. callbacks: a penalty, for example; its
     after_backward comes before clipping, so that, as published, the gradient of cost and penalty together is clipped
-    (a penalty that acts by its proximal step adds nothing to the gradient). step: the number of the first step.
+    (a penalty that acts by its proximal step adds nothing to the gradient). They are told of steps alone; on_start and
+    after_epoch are yours to call. step: the number of the first step.
     progress: update(1) is called after each step. A cost or gradient that is not finite raises MinidlError with the
-    step, the layer and the last checkpoint (of a SaveEvery among the callbacks); that step changes no weight.
+    step, the layer and the last good checkpoint (of a SaveEvery among the callbacks); that step changes no weight.
     """
     run, states, total, steps = Run(model, optimizer, step), None, 0.0, 0
     draws = list(generators(model).values())
@@ -195,9 +196,7 @@ class _WithState:
 def _not_finite(run: Run, loss: float, callbacks, x, y, states) -> str:
     what = "a gradient is not finite" if np.isfinite(loss) else f"the cost is {loss}"
     where = first_not_finite(_WithState(run.model, states), x, y.ravel(), cross_entropy)
-    paths = [c.path for c in callbacks if isinstance(c, SaveEvery) and c.path.exists()]
-    saved = f"the last good checkpoint is {paths[0]}" if paths else "no checkpoint was written"
-    return f"{what} at step {run.step} (learning rate {run.optimizer.lr:g}): {where}; {saved}"
+    return f"{what} at step {run.step} (learning rate {run.optimizer.lr:g}): {where}; {last_good(callbacks)}"
 
 
 def _perplexity(total: float, steps: int) -> float:

@@ -22,7 +22,11 @@ def _with_gradient(params, limit) -> list:
 
 def _norm(p) -> float:
     g = np.asarray(p.grad)
-    return float(np.sqrt(np.vdot(g, g)))
+    with np.errstate(over="ignore"):
+        square = np.vdot(g, g)
+    if not np.isfinite(square):  # in float32 the square of 2e19 is too large, the norm is not
+        square = np.vdot(wide := g.astype(np.float64), wide)
+    return float(np.sqrt(square))
 
 
 def clip_grad_value(params, limit: float) -> None:
