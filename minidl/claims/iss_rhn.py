@@ -18,16 +18,16 @@ from typing import Any
 import numpy as np
 
 from minidl.claims.claim import OKABE_ITO, Claim, Context
-from minidl.data.text import UNK, TextSet, batch_stream
-from minidl.layers import cross_entropy
-from minidl.models.lstm_lm import perplexity
+from minidl.data.text import EOS, UNK, TextSet, batch_stream
+from minidl.models.lstm_lm import generate, perplexity, train_epoch
 from minidl.models.rhn import DENSE, Config, RHNLanguageModel
-from minidl.optim import SGD, clip_grad_norm
+from minidl.optim import SGD
 from minidl.sparsity import Certificate, GroupLasso, compact, groups, silence_, units
 from minidl.tensor import no_grad
 
 TABLE = {830: 23.5, 726: 18.9, 517: 11.1, 403: 7.6, 328: 5.7}
 """Width -> millions of weights, as published."""
+WORDS_SAID = 40  # by each model, for the reader
 
 
 @dataclass(frozen=True)
@@ -93,6 +93,7 @@ def run(ctx: Context) -> None:
         f"{width(best.small)} of {c.width} units kept."
     )
     ctx.note(str(certificate))
+    ctx.note(said_by(text, {"dense": dense, "small": best.small}, ctx.rng("words said")))
     ctx.row(
         "test perplexity, small over dense", said="65.4 / 65.4 = 1.00 at 517 units, 67.7 / 65.4 = 1.035 at 403",
         measured=test_small / test_dense, criterion="at most 1.035", holds=test_small <= 1.035 * test_dense,
@@ -206,19 +207,19 @@ def train(model, text: TextSet, c: Config, bar, epochs: range, penalty: GroupLas
     curve = []
     for epoch in epochs:
         optimizer.lr = c.rate(epoch)
-        states = model.zero_states(c.batch)
-        for x, y in batch_stream(text.train, c.batch, c.steps):
-            logits, states = model(x, [state.detach() for state in states])
-            loss = cross_entropy(logits, y.ravel(), reduction="sum") * (1 / c.batch)
-            optimizer.zero_grad()
-            loss.backward()
-            clip_grad_norm(optimizer.params, c.clip)
-            optimizer.step()
-            if penalty is not None:
-                penalty.prox_(optimizer, per="sum")
-            bar.update()
+        callbacks = [] if penalty is None else [penalty]
+        stream = batch_stream(text.train, c.batch, c.steps)
+        train_epoch(model, stream, optimizer, clip=c.clip, callbacks=callbacks, progress=bar)
         curve.append(perplexity(model, batch_stream(text.valid, c.batch, c.steps)))
     return curve
+
+
+def said_by(text: TextSet, models: dict[str, Any], rng) -> str:
+    """What each model says behind a line's end, with the same random numbers: a reader hears what training left."""
+    seed = int(rng.integers(1 << 32))
+    start = text.numbers(EOS)
+    said = {name: generate(m, start, WORDS_SAID, rng=np.random.default_rng(seed)) for name, m in models.items()}
+    return "\n".join(f"the {name} model says: {text.words(ids)}" for name, ids in said.items())
 
 
 def at_random(dense, x, keep: int, rng) -> Any:

@@ -39,6 +39,9 @@ def test_units_go_by_training_and_the_proof_can_fail(ran):
     assert rows["multiply-adds, dense over small"]["measured"] > 1
     assert rows["weights, dense over small"]["measured"] > 1
     assert len(ctx.figures) <= 1 and any("unread" in note for note in ctx.notes)
+    (said,) = [note.splitlines() for note in ctx.notes if "model says" in note]
+    assert [line.split(":")[0] for line in said] == ["the dense model says", "the small model says"]
+    assert said[0].split(": ")[1] != said[1].split(": ")[1] and all(len(line.split()) > 40 for line in said)
 
 
 def test_the_published_table_is_met_with_one_table_of_words_and_not_with_two():
