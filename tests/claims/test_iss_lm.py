@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,7 +11,7 @@ import pytest
 claim = pytest.importorskip("minidl.claims.claim")
 iss_lm = pytest.importorskip("minidl.claims.iss_lm")
 
-TINY = dict(hidden=12, batch=8, steps=8, epochs=3, lasso_from=1, lasso_to=2, slow_after=2, words=6_000, vocabulary=40)
+TINY = dict(hidden=12, batch=8, steps=8, epochs=4, lasso_from=1, lasso_to=2, slow_after=2, words=6_000, vocabulary=40)
 
 
 @pytest.fixture
@@ -39,14 +40,59 @@ def test_units_go_by_training_and_the_proof_can_fail(prepared):
     assert rows["multiply-adds, dense over small"]["measured"] > 1
     assert rows["test perplexity, small over the direct design of its sizes"]["measured"] > 0
     assert len(ctx.figures) <= 1 and ctx.notes
+    anew = rows["validation perplexity at the end, small over dense"]
+    curve = rows["validation perplexity of the re-initialised model at the end"]["measured"]
+    dense = rows["validation perplexity of the dense model at the end"]["measured"]
+    assert anew["control"]["measured"] == pytest.approx(curve / dense)
+    cut = rows["validation perplexity, units taken out over still in"]
+    assert cut["outcome"] == "supported" and cut["measured"] == pytest.approx(1, abs=1e-5)
 
 
-def test_an_interrupted_run_goes_on_behind_the_last_epoch_with_the_same_numbers(prepared, monkeypatch, tmp_path):
+def of_widths(widths, swapped=1.2):
+    """A seed whose small model has these widths."""
+    shrunk = SimpleNamespace(taken=1.0, swapped=swapped)
+    return SimpleNamespace(widths=widths, shrunk=shrunk, curves={"small": [9.0] * 9})
+
+
+@pytest.mark.parametrize(
+    ("widths", "swapped", "outcome"),
+    [([(50, 70)], 1.2, "not shown"), ([(50, 70)], 1.0005, "supported"), ([(50, 59), (50, 60)], 1.2, "not shown")],
+)
+def test_exchanged_sizes_are_a_control_where_they_differ(widths, swapped, outcome):
+    ctx = claim.Context(iss_lm.CLAIM)
+    row = lambda quantity, values, **more: ctx.row(quantity, measured=values, **more)
+    iss_lm.cut(ctx, replace(iss_lm.QUICK, hidden=100), [of_widths(w, swapped) for w in widths], row)
+    assert ctx.rows[0]["control"]["outcome"] == outcome  # "supported": the claim is then reported as broken
+    assert len(ctx.notes) == len(widths) - 1  # of the seed whose layers differ by 9 of 200 units
+
+
+def test_where_exchanging_changes_nothing_a_note_says_so():
+    ctx = claim.Context(iss_lm.CLAIM)
+    row = lambda quantity, values, **more: ctx.row(quantity, measured=values, **more)
+    iss_lm.cut(ctx, replace(iss_lm.QUICK, hidden=100), [of_widths((50, 59))], row)
+    assert ctx.rows[0]["control"] is None and "exchanging" in ctx.notes[0]
+
+
+def test_exchanged_sizes_silence_as_many_units_of_each_layer(monkeypatch):
+    from minidl.models.lstm_lm import LSTMLanguageModel
+
+    model, seen = LSTMLanguageModel(20, 6, (6, 6), rng=np.random.default_rng(0)), []
+    ids = np.arange(8, dtype=np.int32).reshape(4, 2)
+    x = ids, model.zero_states(2)
+    monkeypatch.setattr(iss_lm, "silence_", lambda model, chosen: seen.extend(chosen))
+    iss_lm.without(model, [1, 4], x, [(ids, ids)], lambda norms, n: norms.argsort()[:n])
+    assert [u.layer for u in seen] == ["layers.0"] + 4 * ["layers.1"]
+    norms = iss_lm.GroupLasso(iss_lm.hidden_units(model, x), lam=1.0).norms().reshape(2, 6)
+    assert [u.index for u in seen] == [norms[0].argmin(), *norms[1].argsort()[:4]]
+
+
+@pytest.mark.parametrize("stop", [5, 13])  # in the second epoch of the Lasso's model, and of the re-initialised one
+def test_an_interrupted_run_goes_on_behind_the_last_epoch_with_the_same_numbers(prepared, monkeypatch, tmp_path, stop):
     whole, _ = measured()
     real, epochs = iss_lm.train_epoch, []
 
-    def stopped(*args, **more):  # in the second epoch of the Lasso's model
-        if len(epochs) == 4:
+    def stopped(*args, **more):
+        if len(epochs) == stop:
             raise KeyboardInterrupt
         epochs.append(real(*args, **more))
 
@@ -56,9 +102,30 @@ def test_an_interrupted_run_goes_on_behind_the_last_epoch_with_the_same_numbers(
     done = []
     monkeypatch.setattr(iss_lm, "train_epoch", lambda *args, **more: done.append(real(*args, **more)))
     again, _ = measured(tmp_path)
-    assert len(done) == 3 * TINY["epochs"] - 4
-    for name in ("test perplexity of the dense model", "test perplexity of the small model"):
-        assert again[name]["measured"] == whole[name]["measured"]
+    assert len(done) == 3 * TINY["epochs"] + TINY["epochs"] - TINY["lasso_to"] - stop
+    for name, row in whole.items():
+        if "perplexity" in name:
+            assert again[name]["measured"] == row["measured"] and again[name]["control"] == row["control"], name
+
+
+def test_finished_seeds_are_loaded_and_neither_trained_nor_tested_again(prepared, monkeypatch, tmp_path):
+    monkeypatch.setattr(iss_lm, "QUICK", replace(iss_lm.QUICK, seeds=2))
+    real, epochs, tested, test = iss_lm.train_epoch, [], [], iss_lm.perplexity_of_text
+    each = 3 * TINY["epochs"] + TINY["epochs"] - TINY["lasso_to"]
+
+    def stopped(*args, **more):  # in the second seed's first epoch
+        if len(epochs) == each:
+            raise KeyboardInterrupt
+        epochs.append(real(*args, **more))
+
+    monkeypatch.setattr(iss_lm, "train_epoch", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        measured(tmp_path)
+    monkeypatch.setattr(iss_lm, "train_epoch", lambda *args, **more: epochs.append(real(*args, **more)))
+    monkeypatch.setattr(iss_lm, "perplexity_of_text", lambda *args: tested.append(1) or test(*args))
+    rows, _ = measured(tmp_path)
+    assert len(epochs) == 2 * each and len(tested) == 3
+    assert rows["test perplexity of the small model"]["seeds"] == 2
 
 
 def test_of_one_seed_no_interval_is_claimed():
