@@ -22,7 +22,7 @@ import numpy as np
 
 from minidl import rules
 from minidl.backend import twin
-from minidl.layers.recurrent import Recurrent, check_shapes
+from minidl.layers.recurrent import Recurrent, check_shapes, recurrent_product, recurrent_weights
 from minidl.tensor import Op
 
 
@@ -58,9 +58,9 @@ def _forward(x, h, w_ih, w_hh, b_ih, b_hh):
     (steps, batch, features), width = x.shape, w_hh.shape[1]
     zx = (x.reshape(steps * batch, features) @ w_ih.T + b_ih).reshape(steps, batch, 3 * width)
     hs, zh_n = np.empty((steps + 1, batch, width), x.dtype), np.empty((steps, batch, width), x.dtype)
-    hs[0], gates, recurrent = h, np.empty_like(zx), np.ascontiguousarray(w_hh.T)
+    hs[0], gates, weights = h, np.empty_like(zx), recurrent_weights(w_hh, batch)
     for t in range(steps):
-        zh = hs[t] @ recurrent + b_hh
+        zh = recurrent_product(hs[t], weights) + b_hh
         zh_n[t] = zh[:, 2 * width :]
         gates[t], hs[t + 1] = gru_cell(zx[t], zh, hs[t])
     return (hs[1:], hs[-1]), (hs, gates, zh_n)

@@ -25,7 +25,7 @@ import numpy as np
 from minidl import rules
 from minidl.backend import current_form, twin
 from minidl.layers.linear import product
-from minidl.layers.recurrent import Recurrent, check_shapes
+from minidl.layers.recurrent import Recurrent, check_shapes, recurrent_product, recurrent_weights
 from minidl.tensor import Op, Tensor
 
 
@@ -65,9 +65,9 @@ def _forward(x, h, c, w_ih, w_hh, bias):
     hs, cs = np.empty((2, steps + 1, batch, width), x.dtype)
     hs[0], cs[0] = h, c
     gates, tanh_c = np.empty_like(z), np.empty((steps, batch, width), x.dtype)
-    recurrent = np.ascontiguousarray(w_hh.T)
+    weights = recurrent_weights(w_hh, batch)
     for t in range(steps):
-        z[t] += product(hs[t], recurrent)
+        z[t] += recurrent_product(hs[t], weights)
         gates[t], cs[t + 1], tanh_c[t], hs[t + 1] = lstm_cell(z[t], cs[t])
     return (hs[1:], hs[-1], cs[-1]), (hs, cs, gates, tanh_c)
 

@@ -7,8 +7,10 @@ import numpy as np
 import pytest
 
 from minidl import Tensor, backend, rules
+from minidl import layers as L
 from minidl.layers.linear import product
 from minidl.layers.loss import exponentials, scaled_rows
+from minidl.layers.recurrent import recurrent_product, recurrent_weights
 from minidl.optim.sgd import sgd_step
 
 pytest.importorskip("numba")
@@ -88,6 +90,52 @@ def test_small_and_strange_arrays_are_left_to_numpy():
     assert product(x[:2], x).shape == (2, 300)
     with pytest.raises(ValueError):
         product(x, x[:100])
+
+
+@pytest.fixture
+def small_sizes(monkeypatch):
+    """So that matrices of a test's size take the way of large ones."""
+    monkeypatch.setattr(importlib.import_module("minidl.fast.recurrent"), "LEAST", 1)
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.float32])
+@pytest.mark.parametrize(("rows", "columns", "width"), [(5, 4, 1), (7, 13, 37), (20, 40, 16)])
+def test_a_time_step_has_every_row_and_column_whatever_their_number(rows, columns, width, dtype, threads, small_sizes):
+    h, w = normal(rows, width, dtype=dtype), normal(columns, width, dtype=dtype)
+    weights = ran(recurrent_weights, w, rows)
+    assert np.shares_memory(weights, w)  # what these products are for: no copy of the weights
+    y = ran(recurrent_product, h, weights)
+    assert y.dtype == dtype
+    np.testing.assert_allclose(y, h @ w.T, atol=1e-12 if dtype == np.float64 else 1e-5, rtol=0)
+    h[1, 0], w[2, 0] = np.nan, np.inf  # each reaches its own row and column, and no other
+    with np.errstate(invalid="ignore"):
+        np.testing.assert_array_equal(np.isfinite(ran(recurrent_product, h, weights)), np.isfinite(h @ w.T))
+
+
+def test_a_time_step_of_few_or_many_rows_is_left_to_blas(small_sizes):
+    w = normal(40, 10)
+    for rows, mine in ((4, False), (5, True), (20, True), (21, False)):
+        weights = recurrent_weights(w, rows)
+        assert np.shares_memory(weights, w) == mine
+        assert np.abs(recurrent_product(normal(rows, 10), weights)).max() > 0
+    assert not np.shares_memory(recurrent_weights(w[:, ::2], 10), w)
+    assert recurrent_product(normal(10, 10, dtype=np.float32), recurrent_weights(w, 10)).dtype == np.float64
+
+
+@pytest.mark.parametrize("kind", [L.LSTM, L.GRU])
+def test_recurrent_layers_of_large_sizes_equal_their_numpy_form(kind, threads, small_sizes):
+    """Float64, with every gradient; the layer's last batch is too small for the kernel, the ones before are not."""
+    x, found = normal(5, 6, 4), []
+    for form in ("numpy", "numba"):
+        layer = kind(4, 9, rng=np.random.default_rng(1)).astype(np.float64)
+        before = backend.calls["recurrent_product", "numba"]
+        with backend.form(form):
+            loss = sum((layer(Tensor(part))[0] ** 2).sum() for part in (x, x[:, :3]))
+            loss.backward()
+        assert backend.calls["recurrent_product", "numba"] - before == 5 * (form == "numba")
+        found.append([loss.data, *(p.grad for p in layer.parameters())])
+    for a, b in zip(*found, strict=True):
+        assert np.abs(a - b).max() <= 1e-12 * max(1, np.abs(b).max())
 
 
 def address(array):
