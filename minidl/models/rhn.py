@@ -140,7 +140,7 @@ class Config:
     """A published configuration. The loss is the sum over the steps of a batch of the mean over its rows.
 
     drop: the probability that the masks m_x (words), m_i (embedded input), m_h (state), m_o (output) hold a 0.
-    threshold: |w| below it became 0 after each step (rule="published").
+    threshold: |w| below it became 0 after each step: set `below` of a penalty with rule="published" to it.
     """
 
     width: int = 830

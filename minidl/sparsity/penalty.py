@@ -103,13 +103,16 @@ class Penalty(Callback):
             p.grad = part if p.grad is None else p.grad + part
         self.step += 1
 
-    def threshold_(self, below: float = 1e-4, params=None) -> None:
-        """After the step: every weight with |w| < `below` becomes 0.
+    below = 1e-4  # the limit of threshold_; highway networks and BiDAF were published with 4e-4
+
+    def threshold_(self, below: float | None = None, params=None) -> None:
+        """After the step: every weight with |w| < `below` (default: self.below, which may be set) becomes 0.
 
         params: of which parameters; default the penalty's own. Caffe does it to all, biases and BatchNorm too:
         model.parameters(). For LSTMs the published limit is max(1e-4, 2 weight decay).
         """
         self._check("published", "threshold_", once=False)
+        below = self.below if below is None else below
         for p in self.parameters.values() if params is None else list(params):
             p.data = np.where(np.abs(p.data) < below, p.data.dtype.type(0), p.data)
 

@@ -285,6 +285,41 @@ def test_rows_and_columns_are_groups_of_each_matrix():
     np.testing.assert_allclose(norms[126:136], np.sqrt((w**2).sum(0)), rtol=1e-6)
 
 
+def test_rows_and_columns_of_single_matrices_die_without_making_it_smaller():
+    """Why a unit is one group: gate rows of many units are 0, recurrent columns of others, and yet none can leave."""
+    model = language_model()
+    x = words_and_state(model)
+    for layer in model.layers:
+        ih, hh = layer.weight_ih, layer.weight_hh
+        ih.data = ih.data * np.where(np.arange(len(ih.data)) % 3 == 0, 0.01, 1).astype(np.float32)[:, None]
+        hh.data = hh.data * np.where(np.arange(hh.shape[1]) % 3 == 1, 0.01, 1).astype(np.float32)
+    penalty = GroupLasso(groups(model, by="row+column", layers=["layers.0", "layers.1"]), lam=0.1)
+    optimizer = SGD(model.parameters(), lr=1.0)
+    for p in model.parameters():
+        p.grad = np.zeros_like(p.data)
+    optimizer.step()
+    penalty.prox_(optimizer)
+    for layer in model.layers:
+        assert (~layer.weight_ih.data.any(1)).mean() > 0.3 and (~layer.weight_hh.data.any(0)).mean() >= 0.3
+        assert layer.weight_ih.data.any(0).all() and layer.weight_hh.data.any(1).all()
+    with pytest.raises(NothingToRemove):
+        compact(model, x)
+
+
+def test_l1_as_published_for_all_but_the_embedding():
+    model = language_model(keep=1.0)
+    parameters = {name: p for name, p in model.named_parameters() if name != "embedding.weight"}  # biases as well
+    before = {name: p.data for name, p in model.named_parameters()}
+    penalty = L1(parameters, 0.5, rule="published", per="sum")
+    penalty.add_subgradient_()
+    assert model.embedding.weight.grad is None
+    SGD(model.parameters(), lr=0.1).step()
+    penalty.threshold_()
+    for name, p in parameters.items():
+        moved = before[name] - np.float32(0.05) * np.sign(before[name])
+        np.testing.assert_allclose(p.data, np.where(np.abs(moved) < 1e-4, 0, moved), atol=1e-7, err_msg=name)
+
+
 # -- seen --------------------------------------------------------------------------------------------------------------
 def test_strips_are_white_where_a_unit_left():
     figure = pytest.importorskip("matplotlib.figure").Figure()

@@ -9,8 +9,9 @@ import pytest
 from lively import removed, set_zero
 
 from minidl import Tensor, backend, no_grad
+from minidl.callbacks import Run
 from minidl.errors import CompactError
-from minidl.models.rhn import DENSE, Config, RHNLanguageModel
+from minidl.models.rhn import DENSE, ISS, Config, RHNLanguageModel
 from minidl.optim import SGD
 from minidl.sparsity import GroupLasso, compact, groups, silence_, units
 
@@ -77,6 +78,11 @@ def test_the_published_rule_is_a_sum_of_squares_over_the_published_slices():
             squares += half.sum(0) + half.sum(1)
     np.testing.assert_allclose(np.square(penalty.norms()), squares, rtol=1e-6)
     assert penalty.value() == pytest.approx(0.5 * np.sqrt(squares + 1e-8).sum(), rel=1e-6)
+    penalty.below = ISS.threshold
+    model.weight_ih.data[0, :3] = 3.9e-4, 4.1e-4, -1e-4
+    optimizer = SGD(model.parameters(), lr=0.0)
+    penalty.after_step(Run(model, optimizer))
+    np.testing.assert_allclose(model.weight_ih.data[0, :3], [0, 4.1e-4, 0], rtol=1e-6)
 
 
 @pytest.mark.parametrize("form", ["auto", "composed"])
