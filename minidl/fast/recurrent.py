@@ -13,8 +13,8 @@ import numpy as np
 from minidl.fast.jit import jit
 from minidl.fast.pool_of_threads import in_parts
 
-# Where this is faster than BLAS. Measured on one core, with 10 and 20 rows, over BLAS's time with the weights transposed
-# before: 0.5 and 0.6 at 1,500 units, 0.7 and 0.95 at 373, 0.85 and 1.2 at 200; with 64 rows 0.9, 1.2 and 1.5.
+# Where this is faster than BLAS. Measured on one core with 10 and 20 rows, as shares of BLAS's time with weights that
+# were transposed before: 0.5 and 0.6 at 1,500 units, 0.7 and 0.95 at 373, 0.85 and 1.2 at 200; with 64 rows 0.9 to 1.5.
 FEWEST, MOST = 5, 20  # rows; five are made at once
 LEAST = 300_000  # weights
 
