@@ -61,7 +61,7 @@ QUICK = Setting(
     test=1000,
 )  # fmt: skip
 FULL = Setting(
-    size=32, batch=100, base=2000, lasso=600, fine_tune=200, rates=(1e-3, 5e-4, 2e-3), lambdas=(0.03, 0.06, 0.12),
+    size=32, batch=100, base=2000, lasso=600, fine_tune=200, rates=(1e-3, 5e-4, 2e-3), lambdas=(0.015, 0.03, 0.06),
     images=None, held_back=2000, test=None,
 )  # fmt: skip
 RATE = 1e-3
