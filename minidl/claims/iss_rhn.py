@@ -18,8 +18,9 @@ from typing import Any
 import numpy as np
 
 from minidl.claims.claim import OKABE_ITO, Claim, Context
-from minidl.data.text import EOS, UNK, TextSet, batch_stream
-from minidl.models.lstm_lm import generate, perplexity, train_epoch
+from minidl.claims.shrinking import said_by
+from minidl.data.text import UNK, TextSet, batch_stream
+from minidl.models.lstm_lm import perplexity, train_epoch
 from minidl.models.rhn import DENSE, Config, RHNLanguageModel
 from minidl.optim import SGD
 from minidl.sparsity import Certificate, GroupLasso, compact, groups, silence_, units
@@ -27,7 +28,6 @@ from minidl.tensor import no_grad
 
 TABLE = {830: 23.5, 726: 18.9, 517: 11.1, 403: 7.6, 328: 5.7}
 """Width -> millions of weights, as published."""
-WORDS_SAID = 40  # by each model, for the reader
 
 
 @dataclass(frozen=True)
@@ -212,14 +212,6 @@ def train(model, text: TextSet, c: Config, bar, epochs: range, penalty: GroupLas
         train_epoch(model, stream, optimizer, clip=c.clip, callbacks=callbacks, progress=bar)
         curve.append(perplexity(model, batch_stream(text.valid, c.batch, c.steps)))
     return curve
-
-
-def said_by(text: TextSet, models: dict[str, Any], rng) -> str:
-    """What each model says behind a line's end, with the same random numbers: a reader hears what training left."""
-    seed = int(rng.integers(1 << 32))
-    start = text.numbers(EOS)
-    said = {name: generate(m, start, WORDS_SAID, rng=np.random.default_rng(seed)) for name, m in models.items()}
-    return "\n".join(f"the {name} model says: {text.words(ids)}" for name, ids in said.items())
 
 
 def at_random(dense, x, keep: int, rng) -> Any:

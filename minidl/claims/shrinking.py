@@ -1,5 +1,5 @@
 """Small tools of the claims about shrinking networks: units that go at random, weights drawn anew, differences with
-their standard error, times side by side.
+their standard error, times side by side, and what language models say.
 """
 
 from __future__ import annotations
@@ -7,16 +7,19 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
+from minidl.data.text import EOS, TextSet
 from minidl.layers import Module
+from minidl.models.lstm_lm import generate
 from minidl.optim import SGD
 from minidl.sparsity import compact, silence_, units
 from minidl.train import predict
 
 BATCH = 64
+WORDS_SAID = 40  # by each language model, for the reader
 M = TypeVar("M", bound=Module)
 
 
@@ -88,6 +91,14 @@ def speed_up(first: Callable[[], object], second: Callable[[], object], rounds: 
             ratios.append(seconds[0] / seconds[1])
     low, middle, high = np.quantile(ratios, [0.25, 0.5, 0.75])
     return float(middle), (float(low), float(high))
+
+
+def said_by(text: TextSet, models: dict[str, Any], rng) -> str:
+    """What each model says behind a line's end, with the same random numbers: a reader hears what training left."""
+    seed = int(rng.integers(1 << 32))
+    start = text.numbers(EOS)
+    said = {name: generate(m, start, WORDS_SAID, rng=np.random.default_rng(seed)) for name, m in models.items()}
+    return "\n".join(f"the {name} model says: {text.words(ids)}" for name, ids in said.items())
 
 
 def product(weight: np.ndarray, pixels: int) -> Callable[[], object]:

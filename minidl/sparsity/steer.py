@@ -77,6 +77,8 @@ class Steer(Callback):
         self._log = log(self.penalty.lam)
 
     def after_step(self, run) -> None:
+        if not hasattr(self, "_first"):  # in a loop of one's own, which has no on_start
+            self.on_start(run)
         done = run.step + 1 - self._start
         if done % self.every:
             return

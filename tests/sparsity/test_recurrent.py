@@ -18,7 +18,7 @@ from minidl.layers import GRU, LSTM, Linear, Module, cross_entropy
 from minidl.models import LSTMLanguageModel, generate
 from minidl.models.lstm_lm import load_language_model, save_language_model, train_epoch
 from minidl.optim import SGD
-from minidl.sparsity import L1, GroupLasso, NothingToRemove, compact, freeze_zeros, groups, silence_, units
+from minidl.sparsity import L1, GroupLasso, NothingToRemove, Steer, compact, freeze_zeros, groups, silence_, units
 from minidl.sparsity.picture import draw_strips
 
 RNG = np.random.default_rng
@@ -304,6 +304,19 @@ def test_rows_and_columns_of_single_matrices_die_without_making_it_smaller():
         assert layer.weight_ih.data.any(0).all() and layer.weight_hh.data.any(1).all()
     with pytest.raises(NothingToRemove):
         compact(model, x)
+
+
+def test_one_steer_goes_through_the_epochs_of_a_language_model():
+    model = language_model(keep=1.0)
+    found = groups(model, words_and_state(model), by="unit", layers=["layers.0", "layers.1"])
+    penalty = GroupLasso(found, lam=1e-3, per="sum")
+    steer, stream = Steer(penalty, 0.5, over=20, every=2), list(batch_stream(RNG(5).integers(0, 30, 70), 4, 4))
+    for epoch in range(4):
+        optimizer = SGD(model.parameters(), lr=0.1)
+        train_epoch(model, stream, optimizer, clip=5, callbacks=[penalty, steer], step=epoch * len(stream))
+    assert len(stream) == 4 and [step for step, _, _ in steer.history] == [*range(1, 16, 2)]
+    lambdas = [lam for _, lam, _ in steer.history]
+    assert lambdas == sorted(lambdas) and lambdas[-1] > 1e-3  # nothing is 0 yet
 
 
 def test_l1_as_published_for_all_but_the_embedding():
