@@ -140,7 +140,7 @@ class SaveEvery(Callback):
 def last_good(callbacks) -> str:
     """Where a run that has to give up can be taken up again: the file of a SaveEvery among its callbacks."""
     paths = [c.path for c in callbacks if isinstance(c, SaveEvery) and c.path.exists()]
-    return f"the last good checkpoint is {paths[0]}" if paths else "no checkpoint was written"
+    return f"the last good checkpoint is {paths[0]}" if paths else "no SaveEvery among the callbacks has written one"
 
 
 @contextmanager

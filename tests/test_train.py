@@ -60,7 +60,7 @@ def test_lenet_learns():
 
 def test_the_order_of_a_step():
     model = Sequential(Linear(2, 3, rng=np.random.default_rng(0))).eval()
-    weight, seen = model.steps[0].weight, []
+    weight, seen = model[0].weight, []
     optimizer = SGD(model.parameters(), lr=99.0)
 
     class Progress:
@@ -92,18 +92,18 @@ def test_a_loss_that_is_not_finite_stops_with_its_step_and_rate():
     before = []
     with pytest.raises(MinidlError, match=r"the loss is nan at step 1 \(learning rate 0.1\)"):
         fit(model, [(good, np.array([0])), (bad, np.array([0]))], SGD(model.parameters(), lr=0.1),
-            after_step=lambda step: before.append(model.steps[0].weight.data))  # fmt: skip
-    assert model.steps[0].weight.data is before[-1]  # the bad step changed nothing
+            after_step=lambda step: before.append(model[0].weight.data))  # fmt: skip
+    assert model[0].weight.data is before[-1]  # the bad step changed nothing
 
 
 def test_predict_runs_in_evaluation_mode_batch_by_batch():
     rng = np.random.default_rng(0)
     model = Sequential(Linear(3, 4, rng=rng), BatchNorm1d(4), ReLU(), Dropout(0.5, rng=rng), Linear(4, 2, rng=rng))
     x = rng.standard_normal((7, 3)).astype(np.float32)
-    before = model.steps[1].running_mean
+    before = model[1].running_mean
     one, three = predict(model, x), predict(model, x, batch=3)
     np.testing.assert_allclose(one, three, rtol=1e-6)
-    assert one.shape == (7, 2) and model.training and model.steps[1].running_mean is before
+    assert one.shape == (7, 2) and model.training and model[1].running_mean is before
     assert accuracy(model, x, one.argmax(1)) == 1
     assert accuracy(model, x, 1 - one.argmax(1)) == 0
 
@@ -203,8 +203,8 @@ def infinite_slope(x):
 @pytest.mark.parametrize(
     "steps, expected",
     [
-        ([ReLU(), bad_log], "the loss is nan at step 0 .* the output of log after layer 'steps.0'"),
-        ([infinite_slope], "a gradient is not finite at step 0 .* its argument, by sqrt after layer 'steps.0'"),
+        ([ReLU(), bad_log], "the loss is nan at step 0 .* the output of log after layer '0'"),
+        ([infinite_slope], "a gradient is not finite at step 0 .* its argument, by sqrt after layer '0'"),
     ],
 )
 def test_the_layer_in_which_a_nan_begins_is_named(steps, expected):
@@ -222,13 +222,13 @@ def test_a_weight_that_an_update_has_spoilt_is_named_and_so_is_a_weight_in_its_l
     model, x, y, optimizer = small()
 
     def spoil(step):
-        model.steps[2].weight.data = np.full_like(model.steps[2].weight.data, np.inf)
+        model[2].weight.data = np.full_like(model[2].weight.data, np.inf)
 
-    with np.errstate(all="ignore"), pytest.raises(MinidlError, match="at step 1 .*: the weight steps.2.weight was alr"):
+    with np.errstate(all="ignore"), pytest.raises(MinidlError, match="at step 1 .*: the weight 2.weight was alr"):
         fit(model, [(x, y)] * 2, optimizer, after_step=spoil)
     model, x, y, optimizer = small()
-    model.steps[0].weight.data = np.full_like(model.steps[0].weight.data, 3e38)
-    with np.errstate(all="ignore"), pytest.raises(MinidlError, match="the output of linear in layer 'steps.0'"):
+    model[0].weight.data = np.full_like(model[0].weight.data, 3e38)
+    with np.errstate(all="ignore"), pytest.raises(MinidlError, match="the output of linear in layer '0'"):
         fit(model, [(x * 1e3, y)], optimizer)
 
 
@@ -245,15 +245,15 @@ def test_the_last_good_checkpoint_is_named_and_is_good(tmp_path):
         fit(model, [(x, y)] * 4, optimizer, schedule=too_far, callbacks=[saver])
     assert not all(np.isfinite(p.data).all() for p in model.parameters())
     assert saver.resume(model, optimizer) == 2 and all(np.isfinite(p.data).all() for p in model.parameters())
-    model.steps[0].weight.data = np.full_like(model.steps[0].weight.data, np.nan)
-    with pytest.raises(MinidlError, match="no checkpoint was written"):
+    model[0].weight.data = np.full_like(model[0].weight.data, np.nan)
+    with pytest.raises(MinidlError, match="no SaveEvery among the callbacks has written one"):
         fit(model, [(x, y)], optimizer)
 
 
 @pytest.mark.filterwarnings("ignore::RuntimeWarning")
 def test_a_model_that_is_one_layer_has_no_name_but_its_weights_have():
     model, x, y, _ = small()
-    layer = model.steps[0]
+    layer = model[0]
     layer.weight.data = np.full_like(layer.weight.data, 3e38)
     with pytest.raises(MinidlError, match="the output of linear in the layer of weight;"):
         fit(layer, [(x * 1e3, y)], SGD(layer.parameters(), lr=0.1))
