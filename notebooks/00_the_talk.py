@@ -210,7 +210,7 @@ sparse, alive = train(
     make_penalty=lambda model: GroupLasso(groups(model, train_x[:1], by="filter"), lam=0.02),
 )  # fmt: skip
 for epoch, counts in enumerate(alive):
-    left = [f"{name} {k} of {m}" for name, (k, m) in counts.items()] if counts else ["no penalty yet"]
+    left = [f"layer {name}s: {k} of {m}" for name, (k, m) in counts.items()] if counts else ["no penalty yet"]
     print(f"epoch {epoch}:", ", ".join(left))
 print(f"test error: {error(dense):.1f} % without group Lasso, {error(sparse):.1f} % with it")
 
@@ -234,14 +234,14 @@ def draw_filters(ax, filters):
     return int(gone.sum())
 
 
-first_dense, first_sparse = dense.steps[0].weight.data, sparse.steps[0].weight.data
+first_dense, first_sparse = dense[0].weight.data, sparse[0].weight.data
 figure, axes = plt.subplots(1, 3, figsize=(12, 3.6), width_ratios=(1, 1, 1.2))
 draw_filters(axes[0], first_dense)
 gone = draw_filters(axes[1], first_sparse)
 axes[0].set_title("first layer, without group Lasso")
 axes[1].set_title(f"with: {gone} of 12 filters are exactly 0")
 for name, model, colour, marker in (("without", dense, BLACK, "s"), ("with", sparse, BLUE, "o")):
-    norms = np.sort(np.sqrt(np.square(model.steps[2].weight.data).sum((1, 2, 3))))[::-1]
+    norms = np.sort(np.sqrt(np.square(model[2].weight.data).sum((1, 2, 3))))[::-1]
     axes[2].plot(np.arange(1, 25)[norms > 0], norms[norms > 0], marker, color=colour, ms=5, label=f"{name} group Lasso")
     axes[2].plot(np.arange(1, 25)[norms == 0], norms[norms == 0], "x", color=colour)
 axes[2].plot([], [], "x", color=BLUE, label="exactly 0")
@@ -251,7 +251,7 @@ show(
     figure,
     "Left: the twelve 5x5 filters of the first layer trained without group Lasso, all in use. Middle: with "
     f"group Lasso, {gone} of them are exactly zero and crossed out. Right: sorted norms of the second layer's "
-    f"24 filters; without group Lasso all are large, with it the last {24 - alive[-1]['steps.2 filter'][0]} "
+    f"24 filters; without group Lasso all are large, with it the last {24 - alive[-1]['2 filter'][0]} "
     "are exactly zero.",
 )
 
@@ -444,7 +444,7 @@ for name, value in ternariser.steps(g):
 true = Tensor(train_x[:256])
 model = network(np.random.default_rng(1))
 cross_entropy(model(true), train_y[:256]).backward()
-real = model.steps[5].weight.grad  # the largest layer's gradient: 64 x 384 numbers
+real = model[5].weight.grad  # the largest layer's gradient: 64 x 384 numbers
 trits = ternariser.trits(real)
 scale = ternariser.scales(real)[0]
 

@@ -50,7 +50,7 @@ def parts(seed=0, width=4):
 
 def bits(model, optimizer):
     arrays = [*model.state_dict().values(), *(a for state in optimizer.state for a in state.values())]
-    return [np.asarray(a).tobytes() for a in arrays], model.steps[2].rng.bit_generator.state, optimizer.lr
+    return [np.asarray(a).tobytes() for a in arrays], model[2].rng.bit_generator.state, optimizer.lr
 
 
 @pytest.mark.parametrize("name", ["run.npz", "run.safetensors"])
@@ -91,19 +91,19 @@ def test_what_does_not_fit_changes_nothing(tmp_path):
     save(path, model=model, optimizer=optimizer)
     wide, its = parts(1, width=5)
     before = bits(wide, its)
-    with pytest.raises(ShapeError, match=r"steps.0.weight: \(4, 3\) for \(5, 3\)"):
+    with pytest.raises(ShapeError, match=r"0.weight: \(4, 3\) for \(5, 3\)"):
         load(path, model=wide, optimizer=its)
     other, _ = parts(1)
     before_other = bits(other, its)
     with pytest.raises(InputError, match="options"):  # the model fits, the optimizer does not
         load(path, model=other, optimizer=SGD(other.parameters(), lr=0.1))
     assert bits(wide, its) == before and bits(other, its) == before_other
-    with pytest.raises(InputError, match=r"holds no state for \['data', 'noise'\]; it has \['model', 'model/steps.2.r"):
+    with pytest.raises(InputError, match=r"holds no state for \['data', 'noise'\]; it has \['model', 'model/2.r"):
         load(path, data=its, rngs={"noise": np.random.default_rng()})
-    strange = Sequential(*wide.steps)
-    strange.steps[2].rng = np.random.Generator(np.random.MT19937(0))
+    strange = Sequential(*wide)
+    strange[2].rng = np.random.Generator(np.random.MT19937(0))
     with pytest.raises(InputError, match="was a PCG64, here it is a MT19937"):
-        load(path, model=Sequential(*other.steps[:2], strange.steps[2], other.steps[3]))
+        load(path, model=Sequential(*other[:2], strange[2], other[3]))
     assert load(path, model=other).step == 0  # the weights alone
 
 

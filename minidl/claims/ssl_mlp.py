@@ -29,7 +29,7 @@ from minidl.sparsity import Certificate, GroupLasso, groups, silence_, units
 from minidl.tensor import Tensor, no_grad
 from minidl.train import predict
 
-LAYERS = "steps.0", "steps.2", "steps.4"
+LAYERS = "0", "2", "4"
 SIZES = 784, 500, 300, 10
 BY = "row+column"
 
@@ -164,7 +164,7 @@ def left(model) -> list[int]:
 
 def read(r: Shrunk) -> np.ndarray:
     """(28, 28): whether a neuron that is left reads the pixel."""
-    return r.cut.steps[0].weight.data.any(0).reshape(28, 28)
+    return r.cut[0].weight.data.any(0).reshape(28, 28)
 
 
 def share(model) -> list[float]:
@@ -320,7 +320,7 @@ def figure(ctx: Context, said: Said, r: Shrunk) -> None:
 def draw(figure, r: Shrunk) -> None:
     """The pixels that are read, by the norm of their column; how many groups are not 0."""
     picture, lines = figure.subplots(1, 2, width_ratios=(1, 1.2))
-    norms = np.sqrt(np.square(r.cut.steps[0].weight.data).sum(0)).reshape(28, 28)
+    norms = np.sqrt(np.square(r.cut[0].weight.data).sum(0)).reshape(28, 28)
     shown = np.where(norms > 0, 0.2 * norms.max() + norms, 0)
     picture.imshow(shown, cmap="Greys", vmin=0, vmax=1.2 * norms.max())
     picture.set(xticks=[], yticks=[], title=f"{int((norms > 0).sum())} of 784 pixels are read")

@@ -7,6 +7,7 @@ statistics) are named in the class's `buffers`.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -113,6 +114,7 @@ class Module:
         """
         own = self.state_dict()
         missing, extra = sorted(own.keys() - state.keys()), sorted(state.keys() - own.keys())
+        extra = [k for k in extra if not k.endswith("num_batches_tracked")]  # PyTorch's BatchNorm counts its batches
         if strict and (missing or extra):
             raise InputError(f"state_dict does not fit: missing {missing or 'nothing'}, not known {extra or 'nothing'}")
         given = {k: state[k] for k in own if k in state}
@@ -140,41 +142,31 @@ class Module:
         return ""
 
 
-class Sequential(Module):
-    """Modules (or plain functions of one Tensor) one after the other: y = m_k(... m_1(x))."""
+class _Members(Module):
+    """What Sequential and ModuleList are: a list of modules, which are named "0", "1", ... by their places."""
 
-    def __init__(self, *steps):
-        self.steps = list(steps)
-
-    def forward(self, x: Tensor) -> Tensor:
-        for step in self.steps:
-            x = step(x)
-        return x
-
-    def __len__(self):
-        return len(self.steps)
-
-    def __iter__(self):
-        return iter(self.steps)
-
-    def __getitem__(self, index):
-        return Sequential(*self.steps[index]) if isinstance(index, slice) else self.steps[index]
-
-
-class ModuleList(Module):
-    """A list of modules whose parameters are found: under "0.", "1.", ... below the list's own name, as in PyTorch.
-
-    A plain list attribute does the same; this is the name a PyTorch user looks for. It has no forward.
-    """
-
-    def __init__(self, modules=()):
-        self.members = list(modules)
+    def __init__(self, members):
+        self.members = list(members)
+        self.numbers = range(len(self.members))
 
     def children(self) -> Iterator[tuple[str, Module]]:
-        return ((str(i), m) for i, m in enumerate(self.members))
+        """As of any module, but for the members: their names are their numbers alone. A plain function counts too."""
+        for name, child in super().children():
+            place = name.removeprefix("members.")
+            yield (name if place == name else str(self.numbers[int(place)])), child
 
-    def append(self, module: Module) -> ModuleList:
-        self.members.append(module)
+    def append(self, module):
+        return self.insert(len(self), module)
+
+    def extend(self, modules):
+        for module in list(modules):
+            self.append(module)
+        return self
+
+    def insert(self, index: int, module):
+        """Put a module before the one at `index`; all are numbered again, as after `del`."""
+        self.members.insert(index, module)
+        self.numbers = range(len(self.members))
         return self
 
     def __len__(self):
@@ -182,6 +174,48 @@ class ModuleList(Module):
 
     def __iter__(self):
         return iter(self.members)
+
+    def __setitem__(self, index: int, module):
+        self.members[operator.index(index)] = module
+
+    def __delitem__(self, index):
+        del self.members[index]
+        self.numbers = range(len(self.members))
+
+
+class Sequential(_Members):
+    """Modules (or plain functions of one Tensor) one after the other: y = m_k(... m_1(x)).
+
+    model[0], model[-1], len(model) and loops as of a list; append, extend, insert, `model[i] = m` and `del model[i]`
+    change it. The parameters' names are PyTorch's: "0.weight", "0.bias", "2.weight". A slice is a Sequential of the
+    same modules, which keep their numbers, as in PyTorch, until something is put in or taken out.
+    """
+
+    def __init__(self, *members):
+        super().__init__(members)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for member in self.members:
+            x = member(x)
+        return x
+
+    def __getitem__(self, index):
+        if not isinstance(index, slice):
+            return self.members[index]
+        part = Sequential(*self.members[index])
+        part.numbers = self.numbers[index]
+        return part
+
+
+class ModuleList(_Members):
+    """A list of modules whose parameters are found: under "0.", "1.", ... below the list's own name, as in PyTorch.
+
+    A plain list attribute does the same; this is the name a PyTorch user looks for. It has no forward. Its slices are
+    numbered from 0.
+    """
+
+    def __init__(self, modules=()):
+        super().__init__(modules)
 
     def __getitem__(self, index):
         return ModuleList(self.members[index]) if isinstance(index, slice) else self.members[index]

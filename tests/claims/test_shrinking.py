@@ -26,25 +26,25 @@ def model():
 
 def test_as_many_units_and_columns_go_at_random_as_are_asked_for(model):
     x = np.ones((2, 6), np.float32)
-    small = randomly_shrunk(model, x, {"steps.0": np.arange(2), "steps.2": np.arange(3)}, np.random.default_rng(1))
+    small = randomly_shrunk(model, x, {"0": np.arange(2), "2": np.arange(3)}, np.random.default_rng(1))
     assert [p.shape for p in small.parameters() if p.ndim == 2] == [(2, 6), (3, 2), (3, 3)]
-    emptied = randomly_emptied(model, {"steps.0.weight": 4}, np.random.default_rng(1))
-    assert emptied.steps[0].weight.data.any(0).sum() == 4 and model.steps[0].weight.data.all()
+    emptied = randomly_emptied(model, {"0.weight": 4}, np.random.default_rng(1))
+    assert emptied[0].weight.data.any(0).sum() == 4 and model[0].weight.data.all()
 
 
 def test_re_initialised_keeps_sizes_and_zeros_and_nothing_else(model):
-    model.steps[0].weight.data = model.steps[0].weight.data * (np.arange(6) > 1)
-    model.steps[0].bias.data = model.steps[0].bias.data + 1
+    model[0].weight.data = model[0].weight.data * (np.arange(6) > 1)
+    model[0].bias.data = model[0].bias.data + 1
     new = re_initialised(model, np.ones)
-    assert np.array_equal(new.steps[0].weight.data, np.ones((5, 6)) * (np.arange(6) > 1))
-    assert not new.steps[0].bias.data.any() and new.steps[0].weight.dtype == np.float32
+    assert np.array_equal(new[0].weight.data, np.ones((5, 6)) * (np.arange(6) > 1))
+    assert not new[0].bias.data.any() and new[0].weight.dtype == np.float32
 
 
 def test_with_arrays_takes_arrays_of_other_sizes(model):
     small = mlp((6, 2, 4, 3), rng=np.random.default_rng(1))
     again = with_arrays(model, small.state_dict())
-    assert np.array_equal(again.steps[2].weight.data, small.steps[2].weight.data)
-    assert model.steps[2].weight.shape == (4, 5)
+    assert np.array_equal(again[2].weight.data, small[2].weight.data)
+    assert model[2].weight.shape == (4, 5)
 
 
 def test_the_difference_of_two_networks_is_judged_on_the_same_images():

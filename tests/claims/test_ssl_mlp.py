@@ -75,9 +75,9 @@ def test_fine_tuning_leaves_unread_pixels_unread(context):
     ctx = context(0.015)
     lab = ssl_mlp.MlpLab(ctx, ctx.dataset("mnist").split(), 100)
     r = lab.shrunk(ssl_mlp.BY, 0.015, ssl_mlp.QUICK.trial)
-    cut, small = (m.steps[0].weight.data.any(0) for m in (r.cut, r.small))
+    cut, small = (m[0].weight.data.any(0) for m in (r.cut, r.small))
     assert not cut.all() and np.array_equal(cut, small)
-    assert not np.array_equal(r.cut.steps[0].weight.data, r.small.steps[0].weight.data)
+    assert not np.array_equal(r.cut[0].weight.data, r.small[0].weight.data)
 
 
 def test_the_last_step_of_the_lasso_must_be_a_proximal_one(context):

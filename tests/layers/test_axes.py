@@ -88,13 +88,13 @@ def test_units_are_found_through_conv1d_and_pooling():
         L.Conv1d(2, 4, 3, rng=rng()), lambda x: x.unsqueeze(2), L.AvgPool2d(1), L.AdaptiveAvgPool2d((1, 3)),
         L.Flatten(), L.Linear(12, 2, rng=rng()),
     )  # fmt: skip
-    assert found_in(model, np.ones((3, 2, 8), np.float32)) == {"steps.0": 4}
+    assert found_in(model, np.ones((3, 2, 8), np.float32)) == {"0": 4}
 
 
 @pytest.mark.parametrize("kind", [L.GRU, L.RNN])
 def test_units_are_found_in_recurrent_layers(kind):
     model = L.Sequential(lambda x: x.unsqueeze(0), kind(4, 5, rng=rng()), lambda y: y[0][0], L.Linear(5, 2, rng=rng()))
-    assert found_in(model, np.ones((3, 4), np.float32)) == {"steps.1": 5}
+    assert found_in(model, np.ones((3, 4), np.float32)) == {"1": 5}
 
 
 @pytest.mark.parametrize("cells, count", [(False, 5), (True, 10)])
@@ -116,4 +116,4 @@ def test_a_state_in_one_array_ties_the_cells_of_a_stack(cells, count):
 @pytest.mark.parametrize("kind", [L.LSTM, L.GRU, L.RNN])
 def test_the_last_state_of_a_stack_ties_nothing_where_nobody_reads_it(kind):
     model = L.Sequential(kind(4, 5, 2, rng=rng()), lambda y: y[0][0], L.Linear(5, 2, rng=rng()))
-    assert found_in(model, np.ones((3, 1, 4), np.float32)) == {"steps.0": 10}
+    assert found_in(model, np.ones((3, 1, 4), np.float32)) == {"0": 10}

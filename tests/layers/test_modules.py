@@ -109,7 +109,7 @@ class Net(L.Module):
 
 def test_parameters_are_found_by_their_dotted_names():
     assert [n for n, _ in Net().named_parameters()] == [
-        "scale", "body.steps.0.weight", "body.steps.0.bias", "body.steps.1.weight", "body.steps.1.bias",
+        "scale", "body.0.weight", "body.0.bias", "body.1.weight", "body.1.bias",
         "heads.0.weight", "heads.1.weight", "heads.1.bias",
     ]  # fmt: skip
 
@@ -125,7 +125,7 @@ def test_state_goes_out_and_in():
     x = normal(5, 3)
     one(x)  # moves the running statistics
     two.load_state_dict(one.state_dict())
-    assert "body.steps.1.running_var" in one.state_dict()
+    assert "body.1.running_var" in one.state_dict()
     np.testing.assert_array_equal(one.eval()(x).data, two.eval()(x).data)
     assert not np.shares_memory(one.scale.data, two.scale.data)
     two.load_state_dict({k: v.astype(np.float64) for k, v in one.state_dict().items()})
@@ -165,9 +165,7 @@ def test_train_eval_and_astype_reach_every_module():
 
 
 def test_repr_shows_the_tree():
-    assert repr(Net().body) == (
-        "Sequential(\n  (steps.0): Linear(3, 4)\n  (steps.1): BatchNorm1d(4)\n  (steps.2): ReLU()\n)"
-    )
+    assert repr(Net().body) == "Sequential(\n  (0): Linear(3, 4)\n  (1): BatchNorm1d(4)\n  (2): ReLU()\n)"
     assert repr(L.Conv2d(4, 6, 3, padding=1, groups=2, rng=rng())) == "Conv2d(4, 6, 3x3, padding=1, groups=2)"
 
 
@@ -309,11 +307,79 @@ def test_module_list_names_its_members_as_pytorch_does():
     assert not any(m.training for m in tower.eval().modules())
 
 
-def test_sequential_can_be_cut():
+# What list(model.state_dict()) gives in PyTorch 2.13 for the model of `like_pytorchs` and for parts of it.
+NAMES = {
+    "whole": """0.weight 0.bias 1.weight 1.bias 1.running_mean 1.running_var 1.num_batches_tracked
+                3.0.weight 3.0.bias 4.weight 4.bias""",
+    "[1:]": "1.weight 1.bias 1.running_mean 1.running_var 1.num_batches_tracked 3.0.weight 3.0.bias 4.weight 4.bias",
+    "[:2]": "0.weight 0.bias 1.weight 1.bias 1.running_mean 1.running_var 1.num_batches_tracked",
+    "[::2]": "0.weight 0.bias 4.weight 4.bias",
+    "[1:][1:]": "3.0.weight 3.0.bias 4.weight 4.bias",
+    "without 1": "0.weight 0.bias 2.0.weight 2.0.bias 3.weight 3.bias",
+    "without 1, one more in front": "0.weight 0.bias 1.weight 1.bias 3.0.weight 3.0.bias 4.weight 4.bias",
+}
+
+
+def like_pytorchs(seed=0):
+    g = rng(seed)
+    inner = L.Sequential(L.Linear(4, 5, rng=g), L.ReLU())
+    return L.Sequential(L.Linear(3, 4, rng=g), L.BatchNorm1d(4), L.ReLU(), inner, L.Linear(5, 2, rng=g))
+
+
+def test_the_names_of_a_sequential_are_pytorchs():
+    model, cut = like_pytorchs(), like_pytorchs()
+    parts = {"whole": model, "[1:]": model[1:], "[:2]": model[:2], "[::2]": model[::2], "[1:][1:]": model[1:][1:]}
+    del cut[1]
+    parts["without 1"] = cut[:]
+    parts["without 1, one more in front"] = cut.insert(0, L.Linear(3, 3, rng=rng()))
+    for part, sequential in parts.items():
+        own, theirs = list(sequential.state_dict()), NAMES[part].split()
+        assert own == [k for k in theirs if not k.endswith("num_batches_tracked")], part  # the one thing not kept here
+
+
+def test_a_state_of_pytorchs_names_is_loaded():
+    model, other = like_pytorchs(), like_pytorchs(1)
+    shapes = {"3.0.weight": (5, 4), "3.0.bias": (5,), "4.weight": (2, 5), "4.bias": (2,), "0.weight": (4, 3)}
+    state = {k: rng(2).random(shapes.get(k, (4,)), np.float32) for k in NAMES["whole"].split()}
+    state["1.num_batches_tracked"] = np.array(7)
+    assert model.load_state_dict(state) == ([], [])
+    for place, layer in (("0", model[0]), ("1", model[1]), ("3.0", model[3][0]), ("4", model[-1])):
+        np.testing.assert_array_equal(layer.weight.data, state[f"{place}.weight"])
+    with pytest.raises(InputError, match=r"missing \['0.bias', .*not known \['steps.0.bias', "):
+        other.load_state_dict({f"steps.{k}": v for k, v in state.items()})
+    assert other.load_state_dict({**state, "5.weight": np.ones(1)}, strict=False) == ([], ["5.weight"])
+
+
+def test_sequential_is_a_list():
     net = L.Sequential(L.Linear(3, 2, rng=rng()), L.ReLU(), L.Flatten())
     x = normal(4, 3)
-    assert len(net) == 3 and net[1] is list(net)[1]
+    assert len(net) == 3 and net[1] is list(net)[1] and net[-1] is net[2]
+    assert isinstance(net[:2], L.Sequential) and net[:2][0] is net[0] and len(L.Sequential()) == 0
     np.testing.assert_array_equal(net[:2](x).data, net(x).data)
+    head = L.Linear(2, 5, rng=rng(1))
+    assert net.append(head) is net and net[3] is head and net(x).shape == (4, 5)
+    more = net[2:].extend([L.Linear(5, 1, rng=rng())])
+    assert list(more.state_dict()) == ["1.weight", "1.bias", "2.weight", "2.bias"]  # 3 modules, numbered from 0 again
+    net[3] = L.Linear(2, 6, rng=rng(1))
+    del net[2]
+    assert net(x).shape == (4, 6) and list(net.state_dict()) == ["0.weight", "0.bias", "2.weight", "2.bias"]
+    assert len(net.extend(net)) == 6
+    with pytest.raises(IndexError):
+        net[6]
+    with pytest.raises(TypeError):
+        net[:2] = [head]
+
+
+def test_a_kind_of_sequential_may_hold_more():
+    class Scaled(L.Sequential):
+        def __init__(self, *members):
+            super().__init__(*members)
+            self.scale, self.after = L.Parameter(np.ones(1, np.float32)), L.Linear(2, 2, rng=rng())
+
+    names = ["scale", "0.weight", "0.bias", "2.weight", "2.bias", "after.weight", "after.bias"]
+    net = Scaled(L.Linear(3, 2, rng=rng()), lambda x: x, L.Linear(2, 2, rng=rng()))
+    assert list(net.state_dict()) == [n for n, _ in net.named_parameters()] == names
+    assert list(net[1:].state_dict()) == ["2.weight", "2.bias"]
 
 
 # -- recurrent layers ------------------------------------------------------------------------------------------------
@@ -407,7 +473,7 @@ def test_an_activation_module_is_its_function(module, function):
 
 def test_modules_of_functions_show_their_options():
     assert repr(nn.Sequential(nn.LeakyReLU(0.2), nn.Softmax(dim=1))) == (
-        "Sequential(\n  (steps.0): LeakyReLU(0.2)\n  (steps.1): Softmax(dim=1)\n)"
+        "Sequential(\n  (0): LeakyReLU(0.2)\n  (1): Softmax(dim=1)\n)"
     )
 
 
@@ -416,7 +482,7 @@ def test_gradients_are_forgotten_and_modules_have_dotted_names():
     net(normal(2, 3)).sum().backward()
     net.zero_grad()
     assert [p.grad for p in net.parameters()] == [None, None]
-    assert [name for name, _ in net.named_modules()] == ["", "steps.0", "steps.1", "steps.1.steps.0"]
+    assert [name for name, _ in net.named_modules()] == ["", "0", "1", "1.0"]
     assert [m for _, m in net.named_modules()] == list(net.modules())
     assert sum(p.numel() for p in net.parameters() if p.requires_grad) == 16
 

@@ -123,7 +123,7 @@ def test_pooling_rounds_up_as_in_caffe():
     assert alexnet(classes=2, width=1 / 16, rng=rng()).fc6.weight.shape == (256, 16 * 6 * 6)
     model, sides = googlenet(width=1 / 16, classes=2, rng=rng()), []
     for part in (model.inception3, model.inception4, model.inception5):
-        part.steps.insert(0, lambda x: sides.append(x.shape[2]) or x)
+        part.insert(0, lambda x: sides.append(x.shape[2]) or x)
     model(Tensor(np.zeros((1, 3, 224, 224), np.float32)))
     assert sides == [28, 14, 7]
 

@@ -70,7 +70,7 @@ def test_measuring_changes_nothing(rng):
     pytest.importorskip("scipy")
     model, (x, y) = network(rng), examples(rng)
     model.train()
-    model.steps[3].eval()  # a mode of its own, as a frozen layer has
+    model[3].eval()  # a mode of its own, as a frozen layer has
     before = model.state_dict(), [m.training for m in model.modules()]
     first = sharpness(model, x, y, batch=10)
     smoothing(model, x, y, a=[0.1], draws=2, rng=rng)

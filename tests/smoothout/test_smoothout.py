@@ -62,12 +62,12 @@ def test_they_come_back_when_the_body_raises_and_when_blocks_are_nested(rng):
 
 def test_batch_norm_gets_no_noise(rng):
     model = network(rng)
-    still = model.steps[1].weight.data, model.steps[1].bias.data
+    still = model[1].weight.data, model[1].bias.data
     assert [name for name, _ in noisy_parameters(model)] == [
-        "steps.0.weight", "steps.0.bias", "steps.2.weight", "steps.2.bias",
+        "0.weight", "0.bias", "2.weight", "2.bias",
     ]  # fmt: skip
     with smoothout(model, a=0.1, rng=rng):
-        assert model.steps[1].weight.data is still[0] and model.steps[1].bias.data is still[1]
+        assert model[1].weight.data is still[0] and model[1].bias.data is still[1]
 
 
 def test_a_shared_parameter_moves_once_and_comes_back(rng):
@@ -113,12 +113,12 @@ def test_an_unknown_kind_is_refused(rng):
 def test_renewed_statistics_are_those_of_the_data_at_the_weights(rng):
     model = network(rng).eval()
     x = [rng.standard_normal((n, 6)).astype(np.float32) for n in (8, 8, 8)]
-    norm, before = model.steps[1], [p.data for p in model.parameters()]
+    norm, before = model[1], [p.data for p in model.parameters()]
     with smoothout(model, a=0.5, rng=rng):
         model.train()(Tensor(x[0]))
     model.eval()
     renew_statistics(model, x)
-    hidden = [model.steps[0](Tensor(rows)).data for rows in x]
+    hidden = [model[0](Tensor(rows)).data for rows in x]
     np.testing.assert_allclose(norm.running_mean, np.concatenate(hidden).mean(0), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(norm.running_var, np.mean([h.var(0, ddof=1) for h in hidden], 0), rtol=1e-5)
     assert norm.momentum == 0.1 and not model.training

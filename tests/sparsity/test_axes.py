@@ -131,4 +131,4 @@ def test_channels_leave_through_a_batch_norm_without_scale_and_shift():
     steps = L.Conv2d(1, 4, 3, rng=rng), L.BatchNorm2d(4, affine=False), L.ReLU(), L.Flatten(), L.Linear(64, 2, rng=rng)
     steps[-1].weight.data.reshape(2, 4, 16)[:, 1] = 0
     small, found = compact(L.Sequential(*steps), Tensor(rng.standard_normal((3, 1, 6, 6)).astype(np.float32)))
-    assert len(small.steps[1].running_mean) == 3 and list(found.kept["steps.0"]) == [0, 2, 3]
+    assert len(small[1].running_mean) == 3 and list(found.kept["0"]) == [0, 2, 3]

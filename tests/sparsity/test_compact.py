@@ -51,11 +51,11 @@ def test_the_certificate_is_a_table():
     silence_(model, found[:7])
     small, certificate = compact(model, x)
     text = str(certificate)
-    assert "removed               7  steps.0       unread: every weight that reads it is 0" in text
-    assert "stays                43  steps.0       needed" in text and "float64" in text
+    assert "removed               7  0             unread: every weight that reads it is 0" in text
+    assert "stays                43  0             needed" in text and "float64" in text
     assert f"{certificate.weights_before:,} -> {certificate.weights_after:,}" in text
-    assert list(certificate.kept["steps.0"]) == list(range(7, 50)) and len(certificate.kept["steps.2"]) == 30
-    assert small.steps[0].weight.shape == (43, 784) and small.steps[2].weight.shape == (30, 43)
+    assert list(certificate.kept["0"]) == list(range(7, 50)) and len(certificate.kept["2"]) == 30
+    assert small[0].weight.shape == (43, 784) and small[2].weight.shape == (30, 43)
 
 
 # -- constants -------------------------------------------------------------------------------------------------------
@@ -96,8 +96,8 @@ def convnet(padding, bias=True, pool_padding=0):
         Conv2d(6, 4, 3, padding=padding, bias=bias, rng=rng), Flatten(),
     )  # fmt: skip
     lively(model, rng)
-    model.steps[1].bias.data = np.full(6, 0.7, np.float32)
-    set_zero(model.steps[0].weight, [1, 5])
+    model[1].bias.data = np.full(6, 0.7, np.float32)
+    set_zero(model[0].weight, [1, 5])
     return model, rng.random((3, 1, 8, 8), np.float32)
 
 
@@ -105,15 +105,15 @@ def test_a_zero_filter_with_beta_is_folded_where_nothing_is_padded():
     for pool_padding in (0, 1):  # maxima are padded with -infinity: a constant stays one
         model, x = convnet(padding=0, pool_padding=pool_padding)
         _, certificate = compact(model, x)
-        assert removed(certificate) == {("steps.0", "constant"): 2} and certificate.folded == ["steps.4.bias"]
+        assert removed(certificate) == {("0", "constant"): 2} and certificate.folded == ["4.bias"]
 
 
 @pytest.mark.parametrize("options", [{"padding": 1}, {"padding": 0, "bias": False}])
 def test_where_no_bias_can_take_it_over_one_constant_channel_speaks_for_all(options):
     model, x = convnet(**options)
     small, certificate = compact(model.astype(np.float64), x)
-    assert removed(certificate) == {("steps.0", "constant"): 1} and certificate.merged == ["steps.4.weight"]
-    assert ("steps.0", CARRIER, 1) in certificate.stays and small.steps[4].weight.shape == (4, 5, 3, 3)
+    assert removed(certificate) == {("0", "constant"): 1} and certificate.merged == ["4.weight"]
+    assert ("0", CARRIER, 1) in certificate.stays and small[4].weight.shape == (4, 5, 3, 3)
     np.testing.assert_allclose(output(small, x), output(model, x), rtol=1e-12)
     with pytest.raises(CompactError, match="nothing can be removed.*1 constant: one has to stay"):
         compact(small, x)
@@ -122,9 +122,9 @@ def test_where_no_bias_can_take_it_over_one_constant_channel_speaks_for_all(opti
 def test_averages_over_padded_zeros_are_no_constant():
     for options in ({"padding": 1}, {"padding": 1, "count_include_pad": False}):
         model, x = convnet(padding=0)
-        model.steps[3] = AvgPool2d(2, **options)
+        model[3] = AvgPool2d(2, **options)
         if "count_include_pad" in options:
-            assert compact(model, x)[1].folded == ["steps.4.bias"]
+            assert compact(model, x)[1].folded == ["4.bias"]
         else:
             with pytest.raises(CompactError, match="2 nothing feeds it, but it is not the same number everywhere"):
                 compact(model, x)
@@ -132,24 +132,24 @@ def test_averages_over_padded_zeros_are_no_constant():
 
 def test_a_constant_zero_needs_no_place():
     model, x = convnet(padding=1, bias=False)
-    model.steps[1].bias.data = np.full(6, -9.0, np.float32)  # ReLU makes 0 of it
+    model[1].bias.data = np.full(6, -9.0, np.float32)  # ReLU makes 0 of it
     _, certificate = compact(model, x)
-    assert removed(certificate)["steps.0", "constant"] == 2 and certificate.folded == []
+    assert removed(certificate)["0", "constant"] == 2 and certificate.folded == []
 
 
 def test_a_dead_relu_is_no_constant():
     """On this x the neuron says 0 always; on another it need not: only weights prove anything."""
     model, x = networks()["mlp"]
-    model.steps[0].bias.data = model.steps[0].bias.data - np.float32(100) * (np.arange(50) == 3)
+    model[0].bias.data = model[0].bias.data - np.float32(100) * (np.arange(50) == 3)
     with pytest.raises(CompactError, match="50 needed"):
         compact(model, x)
 
 
 def test_weights_that_add_up_to_zero_are_not_zero():
     model, x = networks()["mlp"]
-    w = model.steps[2].weight.data.copy()
+    w = model[2].weight.data.copy()
     w[:, 4] = np.tile([1, -1], 15)
-    model.steps[2].weight.data = w
+    model[2].weight.data = w
     with pytest.raises(CompactError, match="nothing can be removed"):
         compact(model, x)
 
@@ -376,20 +376,20 @@ def test_products_of_activations_hold_what_they_read():
 # -- one unit has to stay --------------------------------------------------------------------------------------------
 def test_a_layer_keeps_its_last_unit():
     model, x = networks()["mlp"]
-    silence_(model, [u for u in units(model, x) if u.layer == "steps.2"])
+    silence_(model, [u for u in units(model, x) if u.layer == "2"])
     small, certificate = compact(model, x)
-    assert small.steps[2].weight.shape == (1, 50) and small.steps[4].weight.shape == (10, 1)
-    assert ("steps.2", "last of its layer", 1) in certificate.stays
+    assert small[2].weight.shape == (1, 50) and small[4].weight.shape == (10, 1)
+    assert ("2", "last of its layer", 1) in certificate.stays
     np.testing.assert_allclose(output(small, x), output(model, x), rtol=1e-12)
 
 
 # -- what is pinned --------------------------------------------------------------------------------------------------
 def test_zeros_that_cannot_go_are_listed():
     model, x = networks()["mlp"]
-    set_zero(model.steps[0].weight, (slice(None), slice(0, 100)))
+    set_zero(model[0].weight, (slice(None), slice(0, 100)))
     silence_(model, units(model, x)[:1])
     _, certificate = compact(model, x)
-    assert ("steps.0", "0, but axis 1 of steps.0.weight is pinned", 100) in certificate.stays
+    assert ("0", "0, but axis 1 of 0.weight is pinned", 100) in certificate.stays
 
 
 def test_nothing_to_remove_is_an_error():

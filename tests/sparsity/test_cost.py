@@ -64,7 +64,7 @@ def test_tables_1_and_2_of_structured_sparsity_learning(conv1, conv2, percent):
 )
 def test_the_published_mlp(widths, percent):
     model = mlp(rng=np.random.default_rng(0))
-    for k, layer in enumerate((model.steps[0], model.steps[2], model.steps[4])):
+    for k, layer in enumerate((model[0], model[2], model[4])):
         layer.weight.data = masked(layer.weight.shape, widths[k + 1], widths[k])
     found = cost(model, np.zeros((1, 784), np.float32))
     assert [100 * r.kept / r.macs for r in found.layers] == pytest.approx(percent, abs=6e-4)

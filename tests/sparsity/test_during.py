@@ -41,7 +41,7 @@ def test_the_losses_are_those_of_the_large_network_with_zeros(make):
     theirs = fit(twin, batches, other, epochs=5, after_step=hold)
     np.testing.assert_allclose(ours, theirs, rtol=1e-11)
     assert list(every.certificates) == [1] and seen == [model]
-    assert model.steps[0].weight.shape == (15, 20) and model.steps[2].weight.shape == (5, 15) and model.training
+    assert model[0].weight.shape == (15, 20) and model[2].weight.shape == (5, 15) and model.training
     assert list(map(id, optimizer.params)) == list(map(id, model.parameters()))
 
 
@@ -58,8 +58,8 @@ def test_the_penalty_is_made_anew_for_the_small_network():
         model, batches, optimizer, epochs=30, after_step=lambda step: penalty[-1].prox_(optimizer), callbacks=[every]
     )
     assert every.certificates and len(penalty) == 1 + len(every.certificates)
-    widths = [c.kept["steps.0"].size for c in every.certificates.values()]
-    assert widths == sorted(widths, reverse=True) and widths[-1] == model.steps[0].weight.shape[0] < 40
+    widths = [c.kept["0"].size for c in every.certificates.values()]
+    assert widths == sorted(widths, reverse=True) and widths[-1] == model[0].weight.shape[0] < 40
     assert np.isfinite(history).all()
     assert sum(c.weights_before - c.weights_after for c in every.certificates.values()) == 20 * 40 + 40 + 200 + 5 - sum(
         p.numel() for p in model.parameters()

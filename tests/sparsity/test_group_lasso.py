@@ -439,7 +439,7 @@ def test_steps_with_the_groups_of_the_talk():
 
 def test_a_zero_group_gets_no_subgradient_and_no_nan():
     model = mlp((4, 5, 3), rng=np.random.default_rng(0))
-    model.steps[0].weight.data = np.zeros_like(model.steps[0].weight.data)
+    model[0].weight.data = np.zeros_like(model[0].weight.data)
     penalty = GroupLasso(groups(model, by="neuron"), lam=1.0, rule="published")
     penalty.add_subgradient_()
-    assert not model.steps[0].weight.grad.any() and np.isfinite(penalty.value())
+    assert not model[0].weight.grad.any() and np.isfinite(penalty.value())

@@ -96,11 +96,11 @@ def test_the_penalty_in_the_loss_is_the_same_number_and_the_same_subgradient(rul
 
 def test_a_dead_group_in_the_loss_has_gradient_0_and_float32_stays_float32():
     model, _ = small()
-    model.steps[0].weight.data = model.steps[0].weight.data * (np.arange(5) > 1).astype(np.float32)[:, None]
+    model[0].weight.data = model[0].weight.data * (np.arange(5) > 1).astype(np.float32)[:, None]
     penalty = GroupLasso(groups(model, by="neuron+input"), lam=0.2)
     total = penalty()
     total.backward()
-    g = model.steps[0].weight.grad
+    g = model[0].weight.grad
     assert total.dtype == g.dtype == np.float32 and not g[:2].any() and g[2:].all()
 
 
@@ -231,5 +231,5 @@ def test_l1_needs_weights_and_its_published_rule_pulls_by_the_sign():
         penalty
     )
     penalty.add_subgradient_()
-    w = model.steps[0].weight
+    w = model[0].weight
     assert np.array_equal(w.grad, np.float32(0.1) * np.sign(w.data)) and w.grad.dtype == np.float32

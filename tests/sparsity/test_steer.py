@@ -25,17 +25,17 @@ def test_zeros_stay_and_the_rest_learns_whatever_velocity_there_was(by, method):
     model, batches = task()
     optimizer = method(model.parameters())
     fit(model, batches[:5], optimizer)  # velocities that would move what is zeroed now
-    w = model.steps[0].weight
+    w = model[0].weight
     mask = np.random.default_rng(1).random(w.shape) > 0.3
     mask[[0, 3]] = False
     w.data = w.data * mask
     zeros = freeze_zeros(model, by)
     frozen = ~mask if by == "weight" else np.repeat(~mask.any(1), 40).reshape(w.shape)
-    assert np.array_equal(~zeros.masks["steps.0.weight"], frozen) and f"{frozen.sum():,} of" in repr(zeros)
-    before, bias = w.data, model.steps[0].bias.data
+    assert np.array_equal(~zeros.masks["0.weight"], frozen) and f"{frozen.sum():,} of" in repr(zeros)
+    before, bias = w.data, model[0].bias.data
     losses = fit(model, batches, optimizer, callbacks=[zeros])
     assert not w.data[frozen].any() and (w.data[~frozen] != before[~frozen]).all() and w.dtype == np.float32
-    assert (model.steps[0].bias.data != bias).any() and losses[-1] < losses[0]
+    assert (model[0].bias.data != bias).any() and losses[-1] < losses[0]
     assert not w.grad[frozen].any(), "momentum and clipping see no gradient of what may not move"
 
 
@@ -60,8 +60,8 @@ def test_the_report_has_a_table_for_every_epoch():
     assert list(report.epochs) == [0, 1, 2] and last.alive == penalty.alive()
     assert last.histogram.sum() == penalty.groups.count and last.histogram[0] == (penalty.norms() == 0).sum() > 0
     assert last.groups_zero == pytest.approx(last.histogram[0] / penalty.groups.count)
-    w = model.steps[0].weight.data
-    assert last.weights["steps.0.weight"] == (np.count_nonzero(w), w.size) and 0 < last.weights_zero < 1
+    w = model[0].weight.data
+    assert last.weights["0.weight"] == (np.count_nonzero(w), w.size) and 0 < last.weights_zero < 1
     assert 0 < last.kkt < 1 and "KKT violation" in str(last) and str(report).count("\n") == 3
     grads = [p.grad for p in model.parameters()]
     report.after_epoch(type("Run", (), {"model": model, "epoch": 3}))

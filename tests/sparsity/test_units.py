@@ -53,15 +53,15 @@ def test_lenet_a_filter_leaves_with_the_channel_that_reads_it():
 def test_batch_norm_goes_with_its_neuron():
     model = f1(hidden=8, layers=2, rng=np.random.default_rng(0))
     found = units(model, np.zeros((2, 784), np.float32))
-    assert Counter(u.layer for u in found) == {"steps.0": 8, "steps.3": 8}
+    assert Counter(u.layer for u in found) == {"0": 8, "3": 8}
     assert [m.parameter for m in found[0].members] == [
-        "steps.0.weight", "steps.0.bias", "steps.1.weight", "steps.1.bias", "steps.3.weight",
+        "0.weight", "0.bias", "1.weight", "1.bias", "3.weight",
     ]  # fmt: skip
 
 
 def test_mlp():
     assert sizes(mlp((9, 8, 7, 3), rng=np.random.default_rng(0)), np.zeros((2, 9), np.float32)) == {
-        ("steps.0", 9 + 7): 8, ("steps.2", 8 + 3): 7,
+        ("0", 9 + 7): 8, ("2", 8 + 3): 7,
     }  # fmt: skip
 
 
@@ -80,9 +80,9 @@ def test_an_lstm_with_two_biases_and_its_own_zero_state():
     rng = np.random.default_rng(0)
     model = Sequential(lambda t: t.unsqueeze(0), LSTM(4, 5, rng=rng), lambda out: out[0][0], Linear(5, 2, rng=rng))
     found = units(model, np.ones((3, 4), np.float32))
-    assert Counter(u.layer for u in found) == {"steps.1": 5}
+    assert Counter(u.layer for u in found) == {"1": 5}
     assert {m.parameter for m in found[0].members} == {
-        "steps.1.weight_ih", "steps.1.weight_hh", "steps.1.bias_ih", "steps.1.bias_hh", "steps.3.weight",
+        "1.weight_ih", "1.weight_hh", "1.bias_ih", "1.bias_hh", "3.weight",
     }  # fmt: skip
 
 
@@ -255,10 +255,10 @@ def test_dropout_and_training_mode_do_not_matter_and_nothing_changes():
 def test_silence_sets_what_reads_a_unit_to_zero():
     model = mlp((4, 5, 3), rng=np.random.default_rng(0))
     found = units(model, np.ones((2, 4), np.float32))
-    before = model.steps[2].weight.data
+    before = model[2].weight.data
     silence_(model, [found[1], found[3]])
-    assert not model.steps[2].weight.data[:, [1, 3]].any() and before.all()
-    assert model.steps[2].weight.data[:, [0, 2, 4]].all() and model.steps[0].weight.data.all()
+    assert not model[2].weight.data[:, [1, 3]].any() and before.all()
+    assert model[2].weight.data[:, [0, 2, 4]].all() and model[0].weight.data.all()
 
 
 def test_a_model_without_tensors_is_refused():
