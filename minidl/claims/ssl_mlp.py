@@ -338,5 +338,5 @@ def draw(figure, r: Shrunk) -> None:
 
 CLAIM = Claim(
     "ssl-mlp", chapter="1", title="Group Lasso removes neurons and input pixels of an MLP while it learns",
-    seconds={"quick": 70, "full": 1000}, run=run,
+    seconds={"quick": 70, "full": 1700}, run=run,
 )  # fmt: skip
