@@ -4,8 +4,8 @@ Every kernel is written first in readable NumPy and marked with `@twin`. If `min
 function of the same name, that one runs instead, with the same arguments and the same meaning:
 
     @twin
-    def pack_base3(trits): ...            # minidl/ternary/pack.py: the oracle
-                                          # minidl/fast/pack.py: def pack_base3(trits), the speed
+    def pack_base(sums, own=1): ...       # minidl/ternary/pack.py: the oracle
+                                          # minidl/fast/pack.py: def pack_base(sums, own=1), the speed
 
 A twin returns NotImplemented for arguments it does not handle (another dtype, an odd stride); the NumPy form then runs.
 The choice is a context variable, so that ranks simulated in threads do not disturb each other:

@@ -1,12 +1,15 @@
-"""The mean of all ranks' gradients: in ternary, three small exact steps; in float, one call.
+"""The mean of all workers' gradients: in ternary, three small exact steps; in float, one call.
 
-    1. share_scales        s = max over ranks of s_i                   one float32 per scale, Allreduce(MAX)
-    2. (ternarise)         t_i in {-1, 0, 1} with E[t_i] = clip(g_i) / s
-    3. ternary_allreduce   mean = (sum over ranks of t_i) fl(s / n)    integers in bit-fields, Allreduce(SUM)
+    1. share_scales    s = max over workers of s_i                    one float32 per scale, Allreduce(MAX)
+    2. (ternarise)     t_i in {-1, 0, 1} with E[t_i] = clip(g_i) / s
+    3. an exchange     mean = (sum over workers of t_i) fl(s / n)     integers, exactly
 
-With a shared scale the sum is a sum of integers: exact, the same bits on every rank, whatever order or algorithm the
-MPI library chooses. Only the last product rounds, and every rank does it alike.
+Two exchanges are here. `ternary_allreduce` puts trits into bit-fields and lets MPI add them; `gather_allreduce` sends
+every rank's packed trits to every other, in messages that are checked. They take the same arguments and give the same
+bits: with a shared scale the sum is a sum of integers, whatever order or algorithm the MPI library chooses. Only the
+last product rounds, and every rank does it alike.
 
+A rank may stand for several (virtual) workers: then it hands over the sum of their trits, and says of how many.
 All inputs are plain arrays; nothing here knows of tensors or layers. comm: from `minidl.ternary.comm`.
 """
 
@@ -14,8 +17,10 @@ from __future__ import annotations
 
 import numpy as np
 
+from minidl.backend import twin
+from minidl.errors import CommError, InputError
 from minidl.ternary.comm import MAX, SUM
-from minidl.ternary.pack import pack_fields, unpack_fields
+from minidl.ternary.pack import open_message, pack_fields, pack_message, sum_dtype, unpack_add, unpack_fields
 
 
 def share_scales(own: np.ndarray, comm) -> np.ndarray:
@@ -25,25 +30,77 @@ def share_scales(own: np.ndarray, comm) -> np.ndarray:
     return shared
 
 
-def ternary_allreduce(trits: np.ndarray, s: np.ndarray, comm, block: int | None = None) -> np.ndarray:
-    """The mean over ranks of s * trits: (D,) float32, exactly the same on all ranks.
+def share_of(rank: int, ranks: int, workers: int) -> range:
+    """The (virtual) workers that a rank stands for: neighbours, as evenly as they can be shared out."""
+    return range(rank * workers // ranks, (rank + 1) * workers // ranks)
 
-    trits: (D,) int8 in {-1, 0, 1};  s: (B,) float32 shared scales, each of `block` elements (None: one scale for all).
-    Sends 8 * field_words(D, ranks) bytes.
+
+# --------------------------------------------------------------------------------------------- ternary exchanges
+
+
+def ternary_allreduce(
+    sums: np.ndarray, s: np.ndarray, comm, block: int | None = None, *, workers: int | None = None, own=1, step=0
+) -> np.ndarray:
+    """The mean over workers of s * trits: (D,) float32, exactly the same on all ranks.
+
+    sums: (D,) signed integers, the sum of the trits of this rank's `own` workers (one worker: its trits)
+    s: (B,) float32 shared scales, each of `block` elements (None: one scale for all)
+    workers: how many there are on all ranks together; None: one on each
+    step: not sent here; other exchanges put it in their messages
+
+    Sends 8 * field_words(D, workers) bytes.
     """
-    ranks = comm.Get_size()
-    words = pack_fields(trits, ranks)
+    workers = comm.Get_size() if workers is None else workers
+    words = pack_fields(sums, workers, own)
     total = np.empty_like(words)
     comm.Allreduce(words, total, op=SUM)
-    return mean_of(unpack_fields(total, trits.size, ranks), s, ranks, block)
+    return mean_of(unpack_fields(total, sums.size, workers), s, workers, block)
 
 
-def mean_of(sums: np.ndarray, s: np.ndarray, ranks: int, block: int | None = None) -> np.ndarray:
-    """sums * fl(s / n) in float32: the one expression in which a mean is ever computed."""
-    share = s / np.float32(ranks)
+def gather_allreduce(
+    sums: np.ndarray, s: np.ndarray, comm, block=None, *, workers: int | None = None, own=1, step=0, scheme="base3"
+) -> np.ndarray:
+    """The same mean, from every rank's message: trits in `scheme`, or sums in base 2m + 1 where a rank has m workers.
+
+    Sends message_bytes(D, scheme) bytes, and receives as many from every other rank: the fewest bytes for two ranks,
+    too many for a hundred. CommError names the rank whose message is damaged, of another step, scheme, length or
+    scale. Arguments as in `ternary_allreduce`.
+    """
+    ranks = comm.Get_size()
+    workers = ranks if workers is None else workers
+    most = -(-workers // ranks)
+    if own > most:
+        raise InputError(
+            f"this rank has {own} of {workers} workers; over {ranks} ranks an even share is {most} at most"
+        )
+    if most > 1:
+        scheme = f"base{2 * most + 1}"
+    message = pack_message(sums, s[0], step=step, ranks=ranks, scheme=scheme)
+    every = np.empty((ranks, message.size), np.uint8)
+    comm.Allgather(message, every)
+    total = np.zeros(sums.size, sum_dtype(workers))
+    for rank, received in enumerate(every):
+        sender = f"rank {rank}'s message"
+        code, count, scale = open_message(received, step=step, ranks=ranks, scheme=scheme, sender=sender)
+        if count != sums.size or scale != s[0]:
+            raise CommError(
+                f"{sender} has {count} trits of scale {scale:.9g}, but this rank has {sums.size} of {s[0]:.9g}: "
+                "all ranks reduce the same tensors in the same order, and share_scales comes before"
+            )
+        unpack_add(code, total, scheme)
+    return mean_of(total, s, workers, block)
+
+
+@twin
+def mean_of(sums: np.ndarray, s: np.ndarray, workers: int, block: int | None = None) -> np.ndarray:
+    """sums * fl(s / workers) in float32: the one expression in which a mean is ever computed."""
+    share = s / np.float32(workers)
     if block is not None and s.size > 1:
         share = np.repeat(share, block)[: sums.size]
     return sums.astype(np.float32) * share
+
+
+# --------------------------------------------------------------------------------------------- float exchanges
 
 
 def float_allreduce(g: np.ndarray, comm) -> np.ndarray:
@@ -55,3 +112,25 @@ def float_allreduce(g: np.ndarray, comm) -> np.ndarray:
     total = np.empty_like(g)
     comm.Allreduce(g, total, op=SUM)
     return total / np.float32(comm.Get_size())
+
+
+def gather_in_order(rows: np.ndarray, comm, workers: int) -> np.ndarray:
+    """The mean over all workers in float32, added in worker order: the same bits on any number of ranks.
+
+    rows: (own, D), the gradients of this rank's workers, which are `share_of(rank, ranks, workers)`; also (0, D).
+    Sends 4 own D bytes, and receives those of all workers: for small tensors, and a last layer that stays in float.
+    """
+    rows = np.ascontiguousarray(rows, np.float32)
+    rank, ranks = comm.Get_rank(), comm.Get_size()
+    shares = [len(share_of(r, ranks, workers)) for r in range(ranks)]
+    if len(rows) != shares[rank]:
+        raise InputError(
+            f"rank {rank} has gradients of {len(rows)} workers; "
+            f"its share of {workers} on {ranks} ranks is {shares[rank]}"
+        )
+    every = np.empty((workers, rows.shape[1]), np.float32)
+    comm.Allgatherv(rows, [every, [share * rows.shape[1] for share in shares]])
+    total = every[0]
+    for row in every[1:]:
+        total += row
+    return total / np.float32(workers)

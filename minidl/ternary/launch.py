@@ -236,7 +236,7 @@ def warm_up() -> None:
         trits = ternarise.Ternariser().trits(np.linspace(-1, 1, 99).astype(dtype))
     pack.unpack_fields(pack.pack_fields(trits, 2), trits.size, 2)
     pack.unpack_2bit(pack.pack_2bit(trits), trits.size)
-    pack.unpack_base3(pack.pack_base3(trits), trits.size)
+    pack.unpack_base(pack.pack_base(trits), trits.size)
 
 
 # ------------------------------------------------------------------------------------------------ results by file

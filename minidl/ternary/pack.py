@@ -6,6 +6,7 @@
 
 The first is TernGrad's published layout; log2(3) = 1.58 bits is the limit without an entropy coder. Fields are for
 Allreduce: n ranks' words are added as plain integers, and as no field can pass 2n, none carries into its neighbour.
+A rank that stands for several workers has sums of their trits, -own .. own: base 3 becomes base 2 own + 1.
 
 A message is 32 bytes of header (little-endian) and the code:
 
@@ -17,6 +18,7 @@ from __future__ import annotations
 import struct
 import zlib
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -28,66 +30,85 @@ from minidl.errors import CommError, InputError
 
 
 @twin
-def pack_2bit(trits: np.ndarray) -> np.ndarray:
-    """(D,) int8 trits -> (ceil(D / 4),) uint8. Padding is code 0, and ignored when read."""
-    quarter = -(-trits.size // 4)
+def pack_2bit(trits: np.ndarray, rule: str = "exact") -> np.ndarray:
+    """(D,) int8 trits -> (ceil(D / 4),) uint8. Padding is code 0, and ignored when read.
+
+    rule="published": the original's padding, codes 0, 1, 2, 3; it adds four of them also where 4 divides D.
+    """
+    quarter = trits.size // 4 + 1 if rule == "published" else -(-trits.size // 4)
     a = np.zeros(4 * quarter, np.uint8)
     a[: trits.size] = trits + 1
+    if rule == "published":
+        a[trits.size :] = np.arange(a.size - trits.size)
     a1, a2, a3, a4 = a.reshape(4, quarter)
     return a1 | a2 << 2 | a3 << 4 | a4 << 6
 
 
 @twin
 def unpack_2bit(code: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` trits, int8, of codes that `check_digits` has passed."""
+    """The first `count` trits, int8, of a code that `check_digits` has passed."""
     a = np.concatenate([code & 3, code >> 2 & 3, code >> 4 & 3, code >> 6])
     return a[:count].astype(np.int8) - np.int8(1)
 
 
-# ------------------------------------------------------------------------------------------------- 1.6 bits a trit
+# ------------------------------------------------------------------------- 1.6 bits a trit: bytes in base 2 own + 1
 
-POWERS_OF_3 = np.array([1, 3, 9, 27, 81], np.uint8)
+
+def digits_per_byte(own: int) -> int:
+    """The most digits of base 2 own + 1 whose combinations a byte can number: 5 of base 3, one from base 17 on."""
+    digits = 1
+    while (2 * own + 1) ** (digits + 1) <= 256:
+        digits += 1
+    return digits
+
+
+def _weights(own: int) -> np.ndarray:
+    return ((2 * own + 1) ** np.arange(digits_per_byte(own))).astype(np.uint8)
 
 
 @twin
-def pack_base3(trits: np.ndarray) -> np.ndarray:
-    """(D,) int8 trits -> (ceil(D / 5),) uint8, each at most 242. Padding is trit 0."""
-    digits = np.ones(5 * -(-trits.size // 5), np.uint8)
-    digits[: trits.size] = trits + 1
-    return (digits.reshape(-1, 5) * POWERS_OF_3).sum(axis=1, dtype=np.uint8)
+def pack_base(sums: np.ndarray, own: int = 1) -> np.ndarray:
+    """(D,) sums of `own` trits, at most 127 -> (ceil(D / digits),) uint8, at most 242 in base 3. Padding is sum 0."""
+    weights = _weights(own)
+    digits = np.full(weights.size * -(-sums.size // weights.size), own, np.uint8)
+    digits[: sums.size] = sums.astype(np.int16) + own
+    return (digits.reshape(-1, weights.size) * weights).sum(axis=1, dtype=np.uint8)
 
 
 @twin
-def unpack_base3(code: np.ndarray, count: int) -> np.ndarray:
-    """The first `count` trits, int8, of codes that `check_digits` has passed."""
-    digits = code[:, None] // POWERS_OF_3 % 3
-    return digits.reshape(-1)[:count].astype(np.int8) - np.int8(1)
+def unpack_base(code: np.ndarray, count: int, own: int = 1) -> np.ndarray:
+    """The first `count` sums, int8, of a code that `check_digits` has passed."""
+    digits = code[:, None] // _weights(own) % np.uint8(2 * own + 1)
+    return (digits.reshape(-1)[:count].astype(np.int16) - own).astype(np.int8)
 
 
 # ------------------------------------------------------------------------------------------------- fields for sums
 
 
-def field_bits(ranks: int) -> int:
-    """ceil(log2(2 ranks + 1)): the bits that hold a sum of `ranks` numbers in 0..2."""
-    return (2 * ranks).bit_length()
+def field_bits(workers: int) -> int:
+    """ceil(log2(2 workers + 1)): the bits that hold a sum of `workers` numbers in 0..2."""
+    return (2 * workers).bit_length()
 
 
-def field_words(count: int, ranks: int) -> int:
-    """How many uint64 words carry `count` trits for a sum over `ranks`: floor(64 / bits) fields in each."""
-    return -(-count // (64 // field_bits(ranks)))
+def field_words(count: int, workers: int) -> int:
+    """How many uint64 words carry `count` trits for a sum over `workers`: floor(64 / bits) fields in each."""
+    return -(-count // (64 // field_bits(workers)))
 
 
-def sum_dtype(ranks: int):
-    """The smallest signed integer that holds -ranks .. ranks."""
-    return np.int8 if ranks <= 127 else np.int16 if ranks <= 32767 else np.int32
+def sum_dtype(workers: int):
+    """The smallest signed integer that holds -workers .. workers."""
+    return np.int8 if workers <= 127 else np.int16 if workers <= 32767 else np.int32
 
 
 @twin
-def pack_fields(trits: np.ndarray, ranks: int) -> np.ndarray:
-    """(D,) int8 trits -> (W,) uint64: field k of word j holds trit kW + j, biased to 0..2. Sum them with MPI.SUM."""
-    bits, words = field_bits(ranks), field_words(trits.size, ranks)
+def pack_fields(sums: np.ndarray, workers: int, own: int = 1) -> np.ndarray:
+    """(D,) sums of this rank's `own` trits -> (W,) uint64: field k of word j holds sum kW + j, biased to 0..2 own.
+
+    The words of all ranks, whose `own` add up to `workers`, may be summed with MPI.SUM.
+    """
+    bits, words = field_bits(workers), field_words(sums.size, workers)
     a = np.zeros((64 // bits, words), np.uint64)
-    a.reshape(-1)[: trits.size] = trits + 1
+    a.reshape(-1)[: sums.size] = sums.astype(np.int64) + own
     out = np.zeros(words, np.uint64)
     for k, digits in enumerate(a):
         out |= digits << np.uint64(bits * k)
@@ -95,12 +116,12 @@ def pack_fields(trits: np.ndarray, ranks: int) -> np.ndarray:
 
 
 @twin
-def unpack_fields(total: np.ndarray, count: int, ranks: int) -> np.ndarray:
-    """The sums over `ranks` of `count` trits, in -ranks .. ranks; int8 up to 127 ranks, then int16, int32."""
-    bits, dtype = field_bits(ranks), sum_dtype(ranks)
+def unpack_fields(total: np.ndarray, count: int, workers: int) -> np.ndarray:
+    """The sums over all `workers` of `count` trits, in -workers .. workers; int8 up to 127, then int16, int32."""
+    bits, dtype = field_bits(workers), sum_dtype(workers)
     mask = np.uint64(2**bits - 1)
     fields = [(total >> np.uint64(bits * k) & mask).astype(dtype) for k in range(64 // bits)]
-    return np.concatenate(fields)[:count] - dtype(ranks)
+    return np.concatenate(fields)[:count] - dtype(workers)
 
 
 # ------------------------------------------------------------------------------------------------- the envelope
@@ -110,15 +131,27 @@ MAGIC, VERSION = b"TERN", 1
 
 
 class Scheme(NamedTuple):
-    """One code: how many trits it puts in a byte, and the two functions that pack and unpack them."""
+    """One code: its number in the header, and the two functions that pack and unpack it."""
 
-    number: int  # in the header
-    per_byte: int  # trits in a byte
+    number: int
+    per_byte: int  # sums in a byte
     pack: Callable[[np.ndarray], np.ndarray]
     unpack: Callable[[np.ndarray, int], np.ndarray]
 
 
-SCHEMES = {"2bit": Scheme(1, 4, pack_2bit, unpack_2bit), "base3": Scheme(2, 5, pack_base3, unpack_base3)}
+SCHEMES = {"2bit": Scheme(1, 4, pack_2bit, unpack_2bit)} | {
+    f"base{2 * own + 1}": Scheme(
+        2 * own, digits_per_byte(own), partial(pack_base, own=own), partial(unpack_base, own=own)
+    )
+    for own in range(1, 128)
+}
+"""By name: "2bit", "base3", and for sums of `own` trits "base5", "base7", ... "base255"."""
+
+
+@twin
+def unpack_add(code: np.ndarray, sums: np.ndarray, scheme: str = "base3") -> None:
+    """sums += what the code says, in place, of a code that `check_digits` has passed. sums: (D,) signed integers."""
+    sums += scheme_of(scheme).unpack(code, sums.size)
 
 
 class Message(NamedTuple):
@@ -138,12 +171,12 @@ def message_bytes(count: int, scheme: str = "base3") -> int:
 def scheme_of(name: str) -> Scheme:
     """The scheme of this name; InputError lists the names there are."""
     if name not in SCHEMES:
-        raise InputError(f"scheme {name!r} is not one of {', '.join(SCHEMES)}")
+        raise InputError(f"scheme {name!r} is not one of 2bit, base3, base5, ... base255")
     return SCHEMES[name]
 
 
 def pack_message(trits: np.ndarray, scale: float, *, step: int, ranks: int, scheme: str = "base3") -> np.ndarray:
-    """One worker's trits and scale as (32 + code,) uint8, ready for Allgather."""
+    """One rank's trits (or sums) and scale as (32 + code,) uint8, ready for Allgather."""
     code = scheme_of(scheme).pack(trits)
     fields = MAGIC, VERSION, scheme_of(scheme).number, ranks, step, trits.size, scale
     crc = zlib.crc32(code.data, zlib.crc32(HEADER.pack(*fields, 0)[:-4]))
@@ -151,7 +184,15 @@ def pack_message(trits: np.ndarray, scale: float, *, step: int, ranks: int, sche
 
 
 def unpack_message(message, *, step: int, ranks: int, scheme: str = "base3", sender: str = "the message") -> Message:
-    """Open a message, or raise CommError that says what is wrong with it and who sent it."""
+    """Open a message and unpack it, or raise CommError that says what is wrong with it and who sent it."""
+    code, count, scale = open_message(message, step=step, ranks=ranks, scheme=scheme, sender=sender)
+    return Message(scheme_of(scheme).unpack(code, count), scale, step, ranks)
+
+
+def open_message(
+    message, *, step: int, ranks: int, scheme: str = "base3", sender: str = "the message"
+) -> tuple[np.ndarray, int, np.float32]:
+    """The code of a message, how many trits it holds, and their scale; CommError as from `unpack_message`."""
     message = np.frombuffer(message, np.uint8)
     if message.size < HEADER.size:
         raise CommError(f"{sender} is too short: {message.size} bytes, and the header alone has {HEADER.size}")
@@ -175,12 +216,13 @@ def unpack_message(message, *, step: int, ranks: int, scheme: str = "base3", sen
         raise CommError(f"{sender} is for {its_ranks} ranks, but there are {ranks}")
     code = message[HEADER.size :]
     check_digits(code, scheme, sender)
-    return Message(scheme_of(scheme).unpack(code, count), np.float32(scale), its_step, its_ranks)
+    return code, count, np.float32(scale)
 
 
 def check_digits(code: np.ndarray, scheme: str, sender: str = "the message") -> None:
     """Refuse bytes that no trits give: the 2-bit code 3, and 243 or more in base 3. Free, beside the checksum."""
-    wrong = (code & code >> 1 & 0x55 != 0) if scheme == "2bit" else code >= 243
+    number, digits = scheme_of(scheme)[:2]
+    wrong = (code & code >> 1 & 0x55 != 0) if scheme == "2bit" else code >= (number + 1) ** digits
     if wrong.any():
         at = int(wrong.argmax())
         raise CommError(f"{sender} has byte {code[at]} at {at}, which is no trits in scheme {scheme}")

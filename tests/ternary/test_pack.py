@@ -10,6 +10,7 @@ from minidl.ternary.allreduce import mean_of
 
 needs_numba = pytest.mark.skipif(not backend._fast_module("pack"), reason="Numba or minidl/fast is not there")
 FORMS = ["numpy", pytest.param("numba", marks=needs_numba)]
+SCHEMES = ["2bit", "base3", "base5", "base13", "base255"]
 LENGTHS = [*range(0, 27), 63, 64, 65, 1023, 1024, 1025, 21 * 1024, 21 * 1024 + 1, 50_000]
 
 
@@ -22,9 +23,9 @@ def test_published_vectors(form):
     t = np.array([1, -1, 0, 0, 1, 1, -1, 0, 1, -1], np.int8)
     with backend.form(form):
         assert pack.pack_2bit(t).tolist() == [6, 24, 41]
-        assert pack.pack_base3(np.array([-1, 0, 1, 1, -1], np.int8)).tolist() == [0 + 3 + 18 + 54 + 0]
-        assert pack.pack_base3(np.array([1, -1], np.int8)).tolist() == [2 + 0 + 9 + 27 + 81], "the pad trit is 0"
-        assert pack.pack_base3(np.ones(5, np.int8)).tolist() == [242]
+        assert pack.pack_base(np.array([-1, 0, 1, 1, -1], np.int8)).tolist() == [0 + 3 + 18 + 54 + 0]
+        assert pack.pack_base(np.array([1, -1], np.int8)).tolist() == [2 + 0 + 9 + 27 + 81], "the pad trit is 0"
+        assert pack.pack_base(np.ones(5, np.int8)).tolist() == [242]
         assert pack.pack_fields(np.array([1, -1, 0], np.int8), 20).tolist() == [2 + (0 << 6) + (1 << 12)]
 
 
@@ -33,9 +34,9 @@ def test_round_trips_at_every_boundary(form):
     with backend.form(form):
         for n in LENGTHS:
             t = trits(n, n)
-            two, three = pack.pack_2bit(t), pack.pack_base3(t)
+            two, three = pack.pack_2bit(t), pack.pack_base(t)
             assert two.size == -(-n // 4) and three.size == -(-n // 5)
-            assert np.array_equal(pack.unpack_2bit(two, n), t) and np.array_equal(pack.unpack_base3(three, n), t)
+            assert np.array_equal(pack.unpack_2bit(two, n), t) and np.array_equal(pack.unpack_base(three, n), t)
             for ranks in range(1, 10):
                 words = pack.pack_fields(t, ranks)
                 assert words.size == pack.field_words(n, ranks)
@@ -50,6 +51,45 @@ def test_decoding_the_sum_is_summing_the_decoded(form):
                 every = [trits(n, 10 * ranks + r) for r in range(ranks)]
                 total = np.sum([pack.pack_fields(t, ranks) for t in every], axis=0, dtype=np.uint64)
                 assert np.array_equal(pack.unpack_fields(total, n, ranks), np.sum(every, axis=0, dtype=np.int8))
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_sums_of_several_workers_travel_in_fields_and_in_their_base(form):
+    with backend.form(form):
+        for own in (1, 2, 3, 4, 7, 8, 127):
+            for n in (0, 1, 2, 3, 4, 21, 22, 1000):
+                sums = np.random.default_rng(n).integers(-own, own + 1, n).astype(np.int8)
+                sums[: n // 3] = own
+                code = pack.pack_base(sums, own)
+                assert code.size == -(-n // pack.digits_per_byte(own))
+                pack.check_digits(code, f"base{2 * own + 1}")
+                found = pack.unpack_base(code, n, own)
+                assert found.dtype == np.int8 and np.array_equal(found, sums)
+                for dtype in (np.int8, np.int16, np.int32):
+                    words = pack.pack_fields(sums.astype(dtype), 3 * own, own) * np.uint64(3)
+                    assert np.array_equal(pack.unpack_fields(words, n, 3 * own), 3 * sums.astype(np.int64))
+    assert [pack.digits_per_byte(own) for own in (1, 2, 3, 7, 8, 127)] == [5, 3, 2, 2, 1, 1]
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_unpack_add_adds_to_what_is_there(form):
+    with backend.form(form):
+        for scheme in ("2bit", "base3", "base5"):
+            for n in LENGTHS:
+                t = trits(n, n)
+                for dtype in (np.int8, np.int16, np.int32):
+                    sums = (np.arange(n) % 50).astype(dtype)
+                    assert pack.unpack_add(pack.scheme_of(scheme).pack(t), sums, scheme) is None
+                    assert np.array_equal(sums, np.arange(n) % 50 + t)
+
+
+def test_the_originals_padding():
+    """It pads with codes 0, 1, 2, 3, and by a whole byte where 4 divides the length."""
+    t = np.array([1, -1, 0, 0, 1, 1, -1, 0, 1, -1], np.int8)
+    assert pack.pack_2bit(t, rule="published").tolist() == [6, 24, 105]
+    for n in range(0, 13):
+        code = pack.pack_2bit(trits(n), rule="published")
+        assert code.size == n // 4 + 1 and np.array_equal(pack.unpack_2bit(code, n), trits(n))
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -72,7 +112,7 @@ def test_numpy_and_numba_give_the_same_bits():
         t, found = trits(n, n), []
         for form in ("numpy", "numba"):
             with backend.form(form):
-                found.append([pack.pack_2bit(t), pack.pack_base3(t), *(pack.pack_fields(t, r) for r in (1, 2, 9, 300))])
+                found.append([pack.pack_2bit(t), pack.pack_base(t), *(pack.pack_fields(t, r) for r in (1, 2, 9, 300))])
         assert all(a.dtype == b.dtype and np.array_equal(a, b) for a, b in zip(*found, strict=True))
 
 
@@ -93,7 +133,7 @@ def message(**changes):
     return pack.pack_message(T, 0.5, **({"step": 7, "ranks": 4} | changes))
 
 
-@pytest.mark.parametrize("scheme", pack.SCHEMES)
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_message_comes_back(scheme):
     sent = message(scheme=scheme)
     assert sent.size == pack.message_bytes(T.size, scheme) == 32 + -(-T.size // pack.SCHEMES[scheme].per_byte)
@@ -108,7 +148,7 @@ def test_the_header_is_as_documented():
     assert int.from_bytes(head[16:24], "little") == T.size and np.frombuffer(head[24:28], "<f4")[0] == 0.5
 
 
-@pytest.mark.parametrize("scheme", pack.SCHEMES)
+@pytest.mark.parametrize("scheme", SCHEMES)
 def test_every_flipped_byte_is_refused_by_name(scheme):
     sent = message(scheme=scheme)
     for at in range(sent.size):
