@@ -6,6 +6,7 @@
 What a plain `mpirun python train.py` gets wrong, and this does not:
   * the mpirun must belong to mpi4py's MPI, or every rank believes to be alone: look beside this Python first;
   * a rank that raises leaves the others waiting for ever: `-m mpi4py` ends them all, with the traceback;
+  * a rank that is stopped, or skips a call, does the same: heartbeats tell which one, and its last step;
   * BLAS starts a thread for each core in each rank, ten times slower: one thread per rank, set before Python starts;
   * four ranks that compile the same Numba kernels take 16 s: one process compiles first, and fills the cache;
   * a time limit, Ctrl-C or SIGTERM must leave no process behind: the ranks are one process group, and end as one.
@@ -18,6 +19,7 @@ import functools
 import importlib.util
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -25,7 +27,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -33,6 +35,8 @@ from typing import Any
 import numpy as np
 
 from minidl.errors import CommError, InputError, MissingExtra
+from minidl.ternary import heartbeat
+from minidl.ternary.heartbeat import BEAT, HEART, Listener, my_rank
 
 RESULTS = "MINIDL_RESULTS"
 """The environment variable that tells a rank in which directory to leave its results."""
@@ -62,6 +66,7 @@ class Run:
     stderr: str
     seconds: float
     results: list[dict] = field(default_factory=list)
+    failure: str | None = None  # the sentence that names the rank that ended the run, and its last step
 
 
 # ------------------------------------------------------------------------------------------------ the right mpirun
@@ -119,65 +124,98 @@ def run_ranks(
     argv: list[str],
     *,
     timeout: float | None,
+    stall: float | None = None,
     threads: int = 1,
+    hostfile: str | None = None,
     env: dict[str, str] | None = None,
     capture: bool = True,
     check: bool = True,
     warm_up: list[str] | None = None,
     progress=None,
 ) -> Run:
-    """Run `python -m mpi4py *argv` on n ranks of this machine and wait for the end.
+    """Run `python -m mpi4py *argv` on n ranks, with heartbeats, and wait for the end.
 
     timeout:  seconds after which all ranks are ended and CommError is raised; None waits for ever
+    stall:    the same after so many seconds without a sign of life of a rank, or in which no rank has moved on in its
+              code; counted from the first step on
+    hostfile: a file of machines, see host_flags; else all ranks run here. Results of ranks elsewhere do not come back
     threads:  BLAS and Numba threads of each rank;  env: further environment variables
     capture:  keep what the ranks print (else it goes to this process's own output)
-    check:    raise CommError, with the last lines of the error output, if the run fails
+    check:    raise CommError, with the rank, its last step and the end of the error output, if the run fails
     warm_up:  argv of one process to run first, without MPI, so that ranks find their Numba kernels compiled;
               None compiles those of minidl.ternary
     progress: function(int) that is told what a rank last said with report_progress
     """
     if n < 1:
         raise InputError(f"{n} ranks: at least 1 is needed")
+    if stall is not None and stall < 4 * BEAT:
+        raise InputError(
+            f"stall {stall:g} s: ranks tell every {BEAT:g} s that they live; allow at least {4 * BEAT:g} s"
+        )
     mpirun, family = find_mpirun()
     name = f"{' '.join(argv[:2] if argv[0] == '-m' else argv[:1])} on {n} ranks"
     ranks_env = rank_environment(threads, env)
     _compile_first(tuple(warm_up or ["-m", "minidl.ternary.launch"]), tuple(sorted(ranks_env.items())))
     flags = ["--oversubscribe"] if family == "Open MPI" else []
-    command = [mpirun, *flags, "-n", str(n), sys.executable, "-m", "mpi4py", *argv]
+    flags += host_flags(family, hostfile) if hostfile else []
+    command = [mpirun, *flags, "-n", str(n), sys.executable, "-m", "minidl.ternary.heartbeat", *argv]
     with tempfile.TemporaryDirectory(prefix="minidl-ranks-") as folder:
-        ranks_env[RESULTS] = folder
+        if hostfile is None:
+            ranks_env[RESULTS] = folder
         start = time.monotonic()
-        returncode, out, err = _wait(name, command, ranks_env, timeout, capture, folder, progress)
-        run = Run(returncode, out, err, time.monotonic() - start, _collect(Path(folder), n))
-    if check and returncode:
+        run = _wait(name, command, ranks_env, timeout, stall, capture, folder, progress, Listener(hostfile is not None))
+        run.seconds, run.results = time.monotonic() - start, _collect(Path(folder), n)
+    if check and (run.returncode or run.failure):
         tail = "\n".join(run.stderr.strip().splitlines()[-12:])
-        raise CommError(f"{name} ended with exit status {returncode}" + (f":\n{tail}" if tail else ""))
+        raise CommError(f"{name}: {run.failure or f'exit status {run.returncode}'}" + (f"\n{tail}" if tail else ""))
     return run
 
 
-def _wait(name, command, env, timeout, capture, folder, progress) -> tuple[int, str, str]:
+def host_flags(family: str, hostfile: str) -> list[str]:
+    """What tells mpirun the machines in a file: one a line, `name`, `name:4` or `name slots=4`; # starts a comment."""
+    hosts = []
+    for number, line in enumerate(Path(hostfile).read_text().splitlines(), 1):
+        if text := line.partition("#")[0].strip():
+            match = re.fullmatch(r"([\w.-]+)(?:(?::|\s+slots\s*=\s*)(\d+))?", text)
+            if match is None:
+                raise InputError(f"{hostfile}, line {number}: {text!r} is not `name`, `name:4` or `name slots=4`")
+            hosts.append(f"{match[1]}:{match[2] or 1}")
+    if not hosts:
+        raise InputError(f"{hostfile} names no machine")
+    if family != "Open MPI":  # MPICH's and Intel's Hydra passes every environment variable on by itself
+        return ["-hosts", ",".join(hosts)]
+    passed = [*THREAD_VARIABLES, *BLAS_RESTS, *MPI_SETTINGS, "PYTHONPATH", HEART]
+    return ["--host", ",".join(hosts), *(word for name in passed for word in ("-x", name))]
+
+
+def _wait(name, command, env, timeout, stall, capture, folder, progress, listener) -> Run:
     """Start the command as a process group of its own, wait for it, and leave nothing of it behind."""
     files = [open(Path(folder) / name, "w+b") if capture else None for name in ("stdout", "stderr")]
-    deadline = None if timeout is None else time.monotonic() + timeout
+    deadline = float("inf") if timeout is None else time.monotonic() + timeout
+    well, failure = time.monotonic(), None
     with _sigterm_as_exception():
-        stdin = subprocess.DEVNULL if capture else None
         job = subprocess.Popen(
-            command, env=env, stdin=stdin, stdout=files[0], stderr=files[1], start_new_session=hasattr(os, "killpg")
-        )
+            command, env=env | {HEART: listener.address}, stdin=subprocess.DEVNULL if capture else None,
+            stdout=files[0], stderr=files[1], start_new_session=hasattr(os, "killpg"),
+        )  # fmt: skip
         try:
-            while True:
-                try:
-                    job.wait(0.05 if deadline is None else max(0.0, min(0.05, deadline - time.monotonic())))
-                    break
-                except subprocess.TimeoutExpired:
-                    _pass_on_progress(Path(folder), progress)
-                    if deadline is not None and time.monotonic() >= deadline:
-                        raise CommError(
-                            f"{name} did not end within its {timeout:g} s and was stopped: a rank may be waiting for "
-                            "a call that another never makes; or give it more time"
-                        ) from None
+            while job.poll() is None:
+                with suppress(subprocess.TimeoutExpired):
+                    job.wait(max(0.0, min(0.05, deadline - time.monotonic())))
+                if progress is not None and (done := [v.progress for v in listener.voices if v.progress is not None]):
+                    progress(max(done))
+                failure, now = listener.verdict(stall), time.monotonic()
+                well = now if failure is None else well
+                if now - well > GRACE:  # mpirun had time to end the others by itself
+                    raise CommError(f"{name} was stopped: {failure}")
+                if now >= deadline:
+                    raise CommError(
+                        f"{name} did not end within its {timeout:g} s and was stopped: a rank may be waiting for a "
+                        f"call that another never makes; or give it more time. {listener.whereabouts()}"
+                    )
         finally:
             _end(job)
+            listener.close()
             texts = []
             for file in files:
                 if file is None:
@@ -186,7 +224,7 @@ def _wait(name, command, env, timeout, capture, folder, progress) -> tuple[int, 
                     file.seek(0)
                     texts.append(file.read().decode(errors="replace"))
                     file.close()
-    return job.returncode, texts[0], texts[1]
+    return Run(job.returncode, texts[0], texts[1], 0.0, failure=listener.verdict(None, job.returncode))
 
 
 def _end(job: subprocess.Popen) -> None:
@@ -257,21 +295,9 @@ def report_result(result: dict) -> None:
 
 
 def report_progress(done: int) -> None:
-    """Called in one rank: say how many steps are done. Like report_result, silent without run_ranks."""
-    folder = os.environ.get(RESULTS)
-    if folder is not None:
-        (Path(folder) / "progress.new").write_text(str(done))
-        os.replace(Path(folder) / "progress.new", Path(folder) / "progress")
-
-
-def my_rank() -> int:
-    """This process's rank as mpirun gave it, known without initialising MPI."""
-    return int(os.environ.get("PMI_RANK", os.environ.get("OMPI_COMM_WORLD_RANK", 0)))
-
-
-def _pass_on_progress(folder: Path, progress) -> None:
-    if progress is not None and (folder / "progress").exists():
-        progress(int((folder / "progress").read_text()))
+    """Called in a rank: say how many steps are done. Like report_result, silent without run_ranks."""
+    if heartbeat.heart is not None:
+        heartbeat.heart.tell(progress=done)
 
 
 def _collect(folder: Path, n: int) -> list[dict]:
@@ -292,21 +318,34 @@ def _collect(folder: Path, n: int) -> list[dict]:
 
 
 def mpirun_main(args: list[str]) -> int:
-    """`minidl mpirun -n N [--threads T] [--timeout S] SCRIPT [ARGUMENTS]`: run a script on N ranks, as run_ranks does.
+    """`minidl mpirun -n N [OPTIONS] SCRIPT [ARGUMENTS]`: run a script on N ranks, as run_ranks does.
 
-    The ranks' output is this process's output; the exit status is mpirun's own.
+    The ranks' output is this process's output; the exit status is mpirun's own. One sentence says what ended them.
     """
-    parser = argparse.ArgumentParser(prog="minidl mpirun", description="Run a Python script on N MPI ranks.")
+    parser = arguments("minidl mpirun")
+    parser.add_argument("script", help="a Python script; its own arguments follow it")
+    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    given = vars(parser.parse_args(args))
+    argv = [given.pop("script"), *given.pop("arguments")]
+    if not Path(argv[0]).is_file():
+        raise InputError(f"there is no script {argv[0]} in {Path.cwd()}")
+    run = run_ranks(given.pop("n"), argv, **given, capture=False, check=False)
+    if run.failure:
+        print(f"minidl: {run.failure}", file=sys.stderr)
+    return run.returncode or bool(run.failure)
+
+
+def arguments(prog: str) -> argparse.ArgumentParser:
+    """The options of `minidl mpirun` and of %%mpirun; but for n, they are named as those of run_ranks."""
+    parser = argparse.ArgumentParser(prog=prog, description="Run Python code on N MPI ranks.")
     parser.add_argument("-n", type=int, required=True, metavar="N", help="how many ranks")
     parser.add_argument("--threads", type=int, default=1, metavar="T", help="BLAS and Numba threads per rank (1)")
     parser.add_argument("--timeout", type=float, metavar="S", help="end all ranks after S seconds (no limit)")
-    parser.add_argument("script", help="a Python script; its own arguments follow it")
-    parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    given = parser.parse_args(args)
-    if not Path(given.script).is_file():
-        raise InputError(f"there is no script {given.script} in {Path.cwd()}")
-    argv = [given.script, *given.arguments]
-    return run_ranks(given.n, argv, timeout=given.timeout, threads=given.threads, capture=False, check=False).returncode
+    parser.add_argument(
+        "--stall", type=float, default=120, metavar="S", help="or if none moves on for S seconds (120; inf: never)"
+    )
+    parser.add_argument("--hostfile", metavar="FILE", help="machines to run on, one a line: NAME or NAME:RANKS")
+    return parser
 
 
 if __name__ == "__main__":

@@ -1,17 +1,21 @@
 """What the ranks of tests/ternary/test_ranks.py run: `python -m mpi4py ranks_of_tests.py SCENE [ARGUMENT]`."""
 
 import os
+import signal
 import sys
+import threading
 import time
 import zlib
 from pathlib import Path
 
 import numpy as np
 
+from minidl import checkpoint
 from minidl.ternary import launch
 from minidl.ternary.allreduce import float_allreduce, share_scales, ternary_allreduce
 from minidl.ternary.comm import world
 from minidl.ternary.data_parallel import DataParallel
+from minidl.ternary.heartbeat import beat
 from minidl.ternary.ternarise import Ternariser
 
 
@@ -102,6 +106,43 @@ def tells():
 
 def leaves(status):
     sys.exit(int(status))
+
+
+def fails(how, folder):
+    """Steps that write checkpoints, until something happens to rank 1 after step 3."""
+    comm = world()
+    rank, total = comm.Get_rank(), np.zeros(1)
+    (Path(folder) / f"pid-{rank}").write_text(str(os.getpid()))
+    for step in range(1000):
+        skipped = how == "skips" and rank == 1 and step == 4
+        if not skipped:
+            beat(step)
+            comm.Allreduce(np.ones(1), total)
+        if rank == 0:
+            checkpoint.save(Path(folder) / "last.npz", step=step, extra={"total": np.full(100_000, total[0])})
+        if rank == 1 and step == 3:
+            after_step_3(how)
+        if skipped:
+            time.sleep(600)
+
+
+def after_step_3(how):
+    match how:
+        case "raises":
+            raise ValueError("rank 1 has had enough\nof it")
+        case "killed":
+            os.kill(os.getpid(), signal.SIGKILL)
+        case "stopped":
+            os.kill(os.getpid(), signal.SIGSTOP)
+        case "leaves":
+            os._exit(3)
+        case "leaves well":
+            os._exit(0)
+        case "ends":
+            sys.exit()
+        case "clings":  # a thread that is no daemon keeps a process that raised from ending
+            threading.Thread(target=time.sleep, args=(600,)).start()
+            raise ValueError("but does not end")
 
 
 if __name__ == "__main__":
