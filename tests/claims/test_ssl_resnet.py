@@ -27,10 +27,10 @@ def made_up(*shape: int) -> ImageSet:
 def context(monkeypatch):
     monkeypatch.setattr(claim, "_loaded", {("cifar10", "None"): made_up(3, 32, 32)})
 
-    def make(*lambdas, published=None):
+    def make(lam, published=None):
         tiny = ssl_resnet.Setting(
-            layers=8, rates=(1e-3,), lambdas=lambdas, published=published, batch=8, lasso=12, fine_tune=2, images=64,
-            held_back=32, test=64,
+            layers=8, rates=(1e-3,), lam=lam, gone=(0.5,), published=published, batch=8, lasso=12, fine_tune=2,
+            images=64, held_back=32, test=64,
         )  # fmt: skip
         monkeypatch.setattr(ssl_resnet, "QUICK", tiny)
         return Context(ssl_resnet.CLAIM)
@@ -53,7 +53,7 @@ def test_the_weights_are_gone_from_the_state(context):
     ctx = context(400)
     s = ssl_resnet.QUICK
     data = pictures(ctx.dataset("cifar10"), size=16, held_back=32, scale=True, train=64, test=8)
-    r = ssl_resnet.Lab(ctx, s, data).shrunk(400)
+    r = ssl_resnet.Lab(ctx, s, data).shrunk(0.5)
     assert r.gone
     for k in r.gone:
         assert not [name for name in r.small.state_dict() if name.startswith(f"blocks.{k}.conv")]
