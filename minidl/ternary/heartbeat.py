@@ -35,7 +35,7 @@ KILLED = "was killed, or left by os._exit"
 
 
 class Heart:
-    """A rank's connection to its launcher, and the thread that keeps it alive."""
+    """A rank's connection to its launcher."""
 
     def __init__(self, address: str):
         host, port, password = address.split()
@@ -46,13 +46,13 @@ class Heart:
         self.line.settimeout(None)
         self.line.sendall(f"{password} {my_rank()}\n".encode())
         self.turn = threading.Lock()
-        threading.Thread(target=self._keep_beating, daemon=True).start()
 
     def tell(self, **news) -> None:
         with self.turn:
             self.line.sendall(json.dumps(news).encode() + b"\n")
 
-    def _keep_beating(self) -> None:
+    def keep_beating(self) -> None:
+        """In a thread of its own: say where this rank is, until it ends or its launcher does."""
         while not select.select([self.line], [], [], BEAT)[0]:
             frame = sys._current_frames()[threading.main_thread().ident or 0]
             self.tell(where=f"{os.path.basename(frame.f_code.co_filename)}:{frame.f_lineno}")
@@ -79,6 +79,7 @@ def main() -> None:
     from mpi4py import run
 
     heart, end = Heart(os.environ[HEART]), ""
+    threading.Thread(target=heart.keep_beating, daemon=True).start()
     try:
         run.main()
     except BaseException as error:

@@ -323,6 +323,7 @@ def mpirun_main(args: list[str]) -> int:
     The ranks' output is this process's output; the exit status is mpirun's own. One sentence says what ended them.
     """
     parser = arguments("minidl mpirun")
+    parser.add_argument("--hostfile", metavar="FILE", help="machines to run on, one a line: NAME or NAME:RANKS")
     parser.add_argument("script", help="a Python script; its own arguments follow it")
     parser.add_argument("arguments", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     given = vars(parser.parse_args(args))
@@ -344,7 +345,6 @@ def arguments(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--stall", type=float, default=120, metavar="S", help="or if none moves on for S seconds (120; inf: never)"
     )
-    parser.add_argument("--hostfile", metavar="FILE", help="machines to run on, one a line: NAME or NAME:RANKS")
     return parser
 
 
