@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minidl.fast.ternarise import exact_jit
+from minidl.fast.ternarise import FLOATS, exact_jit, trits_of_block
 from minidl.ternary.pack import digits_per_byte, field_bits, field_words, sum_dtype
 
 TILE = 1024
@@ -56,6 +56,30 @@ def _pack_base3(t, out):
         i = 5 * j
         low = np.int64(t[i]) + 3 * np.int64(t[i + 1]) + 9 * np.int64(t[i + 2])  # plain Python would stay in int8
         out[j] = 121 + low + 27 * np.int64(t[i + 3]) + 81 * np.int64(t[i + 4])
+
+
+@exact_jit
+def _ternarise_pack(g, s, key, own, block, first, out):
+    trits = np.empty(5 * TILE, np.int8)  # stays in the fastest cache
+    for start in range(0, g.size, trits.size):
+        end = min(start + trits.size, g.size)
+        trits[end - start :] = 0
+        at = start
+        while at < end:
+            b = at // block
+            stop = min(end, (b + 1) * block)
+            trits_of_block(g[at:stop], s[b], own[b], first + at, key, trits[at - start : stop - start])
+            at = stop
+        _pack_base3(trits, out[start // 5 : start // 5 + TILE])
+
+
+def ternarise_pack(g, s, key, own, block, first=0):
+    if g.dtype not in FLOATS or not g.flags.c_contiguous or not s.dtype == own.dtype == np.float32:
+        return NotImplemented
+    out = np.empty(-(-g.size // 5), np.uint8)
+    with np.errstate(over="ignore"):  # for plain Python: the hash is meant to run over
+        _ternarise_pack(g, s, key, own, block, first, out)
+    return out
 
 
 @exact_jit

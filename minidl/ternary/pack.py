@@ -25,6 +25,7 @@ import numpy as np
 
 from minidl.backend import twin
 from minidl.errors import CommError, InputError
+from minidl.ternary.ternarise import ternarise
 
 # ------------------------------------------------------------------------------------------------- 2 bits a trit
 
@@ -80,6 +81,12 @@ def unpack_base(code: np.ndarray, count: int, own: int = 1) -> np.ndarray:
     """The first `count` sums, int8, of a code that `check_digits` has passed."""
     digits = code[:, None] // _weights(own) % np.uint8(2 * own + 1)
     return (digits.reshape(-1)[:count].astype(np.int16) - own).astype(np.int8)
+
+
+@twin
+def ternarise_pack(g, s, key, own, block: int, first: int = 0) -> np.ndarray:
+    """A gradient as (ceil(D / 5),) uint8 in base 3: its trits, as `ternarise` draws them, are never stored."""
+    return pack_base(ternarise(g, s, key, own, block, first))
 
 
 # ------------------------------------------------------------------------------------------------- fields for sums

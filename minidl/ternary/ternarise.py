@@ -26,7 +26,7 @@ from minidl.errors import InputError
 
 ONE = 2.0**24
 """The integer form's 1.0: gradients are divided by their scale and counted in units of 2^-24."""
-LANES = 1024
+LANES = 4096
 """Sums run in this many independent lanes, so that NumPy and a vectorised loop add in the same order."""
 SMALL = 64
 """Below this many elements sigma says little: the scale is max|g|."""
@@ -74,17 +74,18 @@ def trits_of(q: np.ndarray, u: np.ndarray) -> np.ndarray:
 
 
 @twin
-def ternarise(g: np.ndarray, s: np.ndarray, key: np.uint64, own: np.ndarray, block: int) -> np.ndarray:
+def ternarise(g: np.ndarray, s: np.ndarray, key: np.uint64, own: np.ndarray, block: int, first: int = 0) -> np.ndarray:
     """The trits of a gradient: int8 in {-1, 0, 1} with E[t] = clip(g, -own, own) / s.
 
     g:   (D,) float32 or float64, finite
     s:   (B,) float32, the scale of each block of `block` elements (the largest of all workers, where they share it);
          s = 0 makes every trit of its block 0
     own: (B,) float32, this worker's own scale: its gradient is clipped there, also when another worker's is larger
+    first: where g begins in the whole tensor, if it is a chunk of one: its trits are then those of the whole, there
     """
     y, limit = _in_units(g, s, own, block)
     q = np.rint(np.clip(y, -limit, limit)).astype(np.int32)
-    return trits_of.numpy(q, draws(key, 0, g.size))
+    return trits_of.numpy(q, draws(key, first, g.size))
 
 
 def _in_units(g, s, own, block):
@@ -102,22 +103,24 @@ def _in_units(g, s, own, block):
 
 @twin
 def moments(g: np.ndarray) -> tuple[float, np.ndarray, np.ndarray]:
-    """max|g|, and the sums of d and d^2 for d = g - g[0], each in LANES lanes of float64. g: (D,), D >= 1.
+    """max|g|, and the sums of d and d^2 for d = g - g[0], each in LANES lanes of float64 at most. g: (D,), D >= 1.
 
     Subtracting the first element keeps sigma exact where it matters: of a constant gradient it is 0, not 1e-18.
     """
-    d = np.full(-(-g.size // LANES) * LANES, g[0], np.float64)
+    lanes = min(LANES, g.size)
+    d = np.full(-(-g.size // lanes) * lanes, g[0], np.float64)
     d[: g.size] = g
     with np.errstate(over="ignore", invalid="ignore"):  # what is not finite, scale_of says in words
-        d = (d - d[0]).reshape(-1, LANES)
+        d = (d - d[0]).reshape(-1, lanes)
         return float(np.abs(g).max()), d.sum(axis=0), np.square(d).sum(axis=0)
 
 
-def scale_of(g: np.ndarray, clip: float | None = 2.5, name: str = "the gradient") -> np.float32:
+def scale_of(g: np.ndarray, clip: float | None = 2.5, name: str = "the gradient", rule: str = "exact") -> np.float32:
     """The scale of one gradient: s = min(clip * sigma, max|g|), float32, rounded up.
 
     sigma is the population deviation, mean-subtracted. The scale is max|g| where clip is None, below 64 elements, and
     where sigma is 0: the plain rule would give a constant gradient the scale 0, and it would never learn.
+    rule="published" is that plain rule: clip * sigma, whatever max|g| and however few the elements.
 
     g: any shape; in the gradient's own unit. Raises InputError, naming the tensor, for NaN, infinity, or > 3.4e38.
     """
@@ -132,17 +135,18 @@ def scale_of(g: np.ndarray, clip: float | None = 2.5, name: str = "the gradient"
             f"{name} has {g[bad]} at element {bad} of {g.size}: a ternary gradient must be finite in float32. "
             "Lower the learning rate, or find where the network overflowed."
         )
-    if clip is not None and g.size >= SMALL:
+    published = rule == "published"
+    if clip is not None and (published or g.size >= SMALL):
         sigma = np.sqrt(max(d2 - d * d / g.size, 0.0) / g.size)
-        if sigma > 0:
-            return _round_up(min(clip * sigma, largest))
+        if published or sigma > 0:
+            return _round_up(min(clip * sigma, LARGEST if published else largest))
     return _round_up(largest)
 
 
 def _round_up(x: float) -> np.float32:
     """The smallest float32 >= x, so that |g| <= s still holds after rounding."""
     s = np.float32(x)
-    return s if s >= x else np.nextafter(s, np.float32(np.inf))
+    return s if float(s) >= x else np.nextafter(s, np.float32(np.inf))  # beside float32, x would be rounded too
 
 
 # ---------------------------------------------------------------------------------------------------- the object
@@ -157,14 +161,18 @@ class Ternariser:
         an int    each block of that many elements; 1 gives the float gradient back
     clip: c in s = min(c sigma, max|g|); None does not clip.
     seed: of the draws; with step, worker and tensor it makes the key.
+    rule: "published" is what the authors' code does: s = c sigma also above max|g|, and each worker clipped at the
+        shared scale, not at its own (`scale_of`, `trits`).
     """
 
-    def __init__(self, scale: str | int = "tensor", clip: float | None = 2.5, seed: int = 0):
+    def __init__(self, scale: str | int = "tensor", clip: float | None = 2.5, seed: int = 0, rule: str = "exact"):
         if scale not in ("tensor", "layer") and not (isinstance(scale, int) and scale >= 1):
             raise InputError(f"scale={scale!r} is not 'tensor', 'layer' or a block length of at least 1")
         if clip is not None and not clip > 0:
             raise InputError(f"clip={clip!r} must be above 0, or None for no clipping")
-        self.scale, self.clip, self.seed = scale, clip, seed
+        if rule not in ("exact", "published"):
+            raise InputError(f"rule={rule!r} is not 'exact' or 'published'")
+        self.scale, self.clip, self.seed, self.rule = scale, clip, seed, rule
 
     def block(self, size: int) -> int:
         """How many neighbouring elements of a tensor of `size` elements share a scale."""
@@ -174,14 +182,24 @@ class Ternariser:
         """One scale per block: (B,) float32, B = ceil(D / block), at least 1."""
         g = np.ascontiguousarray(g).reshape(-1)
         starts = range(0, max(g.size, 1), self.block(g.size))
-        return np.array([scale_of(g[at : at + self.block(g.size)], self.clip, name) for at in starts], np.float32)
+        return np.array(
+            [scale_of(g[at : at + self.block(g.size)], self.clip, name, self.rule) for at in starts], np.float32
+        )
 
     def trits(self, g, s=None, *, step: int = 0, worker: int = 0, tensor: int = 0, own=None) -> np.ndarray:
         """The trits of g under the scales s, (B,); both default to the gradient's own. (D,) int8."""
         g = np.ascontiguousarray(g).reshape(-1)
         own = self.scales(g) if own is None else own
         s = own if s is None else s
+        own = s if self.rule == "published" else own
         return ternarise(g, s, draw_key(self.seed, step, worker, tensor), own, self.block(g.size))
+
+    def bias(self, g) -> float:
+        """What the clip takes away, as a share of the gradient's length: ||g - clip(g)|| / ||g||, 0 of a zero g."""
+        g = np.ascontiguousarray(g).reshape(-1).astype(np.float64)
+        s = np.repeat(self.scales(g), self.block(g.size))[: g.size]
+        length = np.linalg.norm(g)
+        return float(np.linalg.norm(np.maximum(np.abs(g) - s, 0)) / length) if length > 0 else 0.0
 
     def steps(self, g, *, step: int = 0, worker: int = 0, tensor: int = 0):
         """Walk through one ternarisation: yields (name, array) for s, sign, P, b and g~, the talk's own names.

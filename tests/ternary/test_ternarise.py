@@ -7,8 +7,8 @@ import pytest
 
 from minidl import backend
 from minidl.errors import InputError
-from minidl.ternary import ternarise as T
-from minidl.ternary.ternarise import Ternariser, draw_key, draws, scale_of, ternarise, trits_of
+from minidl.ternary.pack import ternarise_pack, unpack_base
+from minidl.ternary.ternarise import LANES, Ternariser, draw_key, draws, scale_of, ternarise, trits_of
 
 ALL = 2**24
 needs_numba = pytest.mark.skipif(not backend._fast_module("ternarise"), reason="Numba or minidl/fast is not there")
@@ -178,9 +178,19 @@ def test_no_two_workers_steps_or_tensors_share_draws():
         assert np.mean(u == base) < 1e-4 and abs(np.corrcoef(u, base)[0, 1]) < 6 / math.sqrt(u.size)
 
 
-def test_draws_do_not_depend_on_chunks():
-    key = draw_key(0, 1, 2, 3)
-    assert np.array_equal(draws(key, 0, 1000)[300:700], draws(key, 300, 400))
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("start", [0, 2**31 - 300, 2**33, 2**40 + 7])
+def test_chunks_of_a_tensor_give_the_trits_of_the_whole(form, start):
+    """Also beyond 2^31 elements: a view of a tensor of 2^33 that no machine here could hold."""
+    g, s, key = gaussian(1000), np.array([2.0], np.float32), draw_key(0, 1, 2, 3)
+    with backend.form(form):
+        whole = ternarise(g, s, key, s, g.size, start)
+        for a, b in ((0, 300), (300, 700), (700, 1000)):
+            assert np.array_equal(ternarise(g[a:b], s, key, s, b - a, start + a), whole[a:b])
+        if start:
+            assert not np.array_equal(whole, ternarise(g, s, key, s, g.size)), "the draws go on, they do not repeat"
+        u = np.array([int(draws(key, start + k, 1)[0]) for k in (0, 1, 299)])
+        assert np.array_equal(draws(key, start, 300)[[0, 1, 299]], u)
 
 
 # ------------------------------------------------------------------------------------------------ both forms, same bits
@@ -189,17 +199,22 @@ def test_draws_do_not_depend_on_chunks():
 @needs_numba
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_numpy_and_numba_give_the_same_bits(dtype):
-    for n in (0, 1, 5, 63, 64, 1023, 1024, 1025, 5000):
+    for n in (0, 1, 5, 63, 64, 1000, LANES - 1, LANES, LANES + 1, 8 * LANES, 17 * LANES + 5):
         g = gaussian(n, seed=n, dtype=dtype) * dtype(1e-3)
-        for scale in ("tensor", 1, 7, 64, 1000):
+        for scale in ("tensor", 7, 64, 1000) if n > 5000 else ("tensor", 1, 7, 64, 1000):
             ternariser, found = Ternariser(scale, seed=n), []
             for form in ("numpy", "numba"):
                 with backend.form(form):
                     own = ternariser.scales(g)
                     shared = own * np.float32(1.3)
-                    found.append((own, ternariser.trits(g, shared, own=own, step=1, worker=2, tensor=3)))
-            assert np.array_equal(found[0][0], found[1][0]) and np.array_equal(found[0][1], found[1][1]), (n, scale)
-    assert backend.calls["ternarise", "numba"] and backend.calls["moments", "numba"]
+                    key, block = draw_key(n, 1, 2, 3), ternariser.block(n)
+                    trits = ternarise(g, shared, key, own, block)
+                    packed = ternarise_pack(g, shared, key, own, block)
+                    found.append((own, trits, packed, ternarise_pack(g, own, key, own, block, 2**33)))
+            for one, other in zip(*found, strict=True):
+                assert one.dtype == other.dtype and np.array_equal(one, other), (n, scale)
+            assert np.array_equal(unpack_base(packed, n), trits)
+    assert all(backend.calls[name, "numba"] for name in ("ternarise", "ternarise_pack", "moments"))
 
 
 def test_hash_vectors_pin_the_stream():
@@ -222,11 +237,42 @@ def test_scale_rules():
     assert scale_of(g[:63]) == np.abs(g[:63]).max(), "sigma of few numbers says little"
     assert scale_of(np.sign(g)) == 1, "2.5 sigma would be needless: max|g| is smaller"
     assert scale_of(np.full(1000, 0.1, np.float32)) == np.float32(0.1), "sigma = 0: no clip"
-    assert scale_of(np.full(1000, 0.1)) >= 0.1, "a float64 scale is rounded up"
+    for x in (0.1, 0.3, 1.0 + 1e-9):
+        assert float(scale_of(np.full(1000, x))) >= x, "a float64 scale is rounded up"
     assert scale_of(np.zeros(1000)) == 0 and scale_of(np.zeros(0)) == 0
     assert isinstance(scale_of(g), np.float32)
     far = 1e6 + gaussian(10_000, dtype=np.float64)
     assert np.isclose(scale_of(far), 2.5 * far.std(), rtol=1e-6), "no cancellation around a large mean"
+
+
+def test_the_published_rule_is_c_sigma_whatever_the_maximum():
+    published = lambda g: Ternariser(rule="published").scales(g)[0]
+    signs = np.sign(gaussian(1000))
+    assert np.isclose(published(signs), 2.5 * signs.std()) and scale_of(signs) == 1, (
+        "2.5 times the scale that is needed"
+    )
+    assert np.isclose(published(np.array([1.0, 1.1])), 2.5 * 0.05), "also of two numbers: they keep 12 %"
+    assert published(np.full(100, 0.1, np.float32)) == 0, "and of a constant nothing is left"
+    assert not Ternariser(rule="published").trits(np.full(100, 0.1, np.float32)).any()
+    assert published(gaussian(63)) > np.abs(gaussian(63)).max() - 1 and np.isfinite(published(signs * np.float32(3e38)))
+    assert Ternariser(clip=None, rule="published").scales(signs * 2)[0] == 2
+
+
+def test_under_the_published_rule_a_worker_is_clipped_at_the_shared_scale():
+    g, own, shared = np.full(100, 4.0, np.float32), np.array([1.0], np.float32), np.array([4.0], np.float32)
+    assert (Ternariser(rule="published").trits(g, shared, own=own) == 1).all()
+    assert (Ternariser().trits(g, shared, own=own) == 0).any()
+
+
+def test_bias_is_what_the_clip_takes_away():
+    g = gaussian(100_000, dtype=np.float64)
+    clipped = np.clip(g, -2.5 * g.std(), 2.5 * g.std())
+    assert abs(Ternariser().bias(g) - np.linalg.norm(g - clipped) / np.linalg.norm(g)) < 1e-6
+    above, density = math.erfc(2.5 / math.sqrt(2)) / 2, math.exp(-(2.5**2) / 2) / math.sqrt(2 * math.pi)
+    tail = 2 * ((1 + 2.5**2) * above - 2.5 * density)  # E (|x| - 2.5)^2 where |x| > 2.5
+    assert abs(Ternariser().bias(g) - math.sqrt(tail)) < 3e-3, "the closed form for a Gaussian"
+    assert Ternariser(clip=None).bias(g) == Ternariser(scale=1).bias(g) == Ternariser().bias(0 * g) == 0
+    assert Ternariser(scale=1000).bias(g.reshape(100, 1000)) > 0 and Ternariser().bias(np.zeros(0)) == 0
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
@@ -286,4 +332,5 @@ def test_bad_options():
             Ternariser(scale=bad)
     with pytest.raises(InputError, match="clip=0"):
         Ternariser(clip=0)
-    assert T.LANES == 1024
+    with pytest.raises(InputError, match="rule='paper' is not 'exact' or 'published'"):
+        Ternariser(rule="paper")
