@@ -25,9 +25,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from minidl.errors import InputError, ShapeError
+from minidl import checkpoint
+from minidl.data.squad import Vocabulary
+from minidl.errors import DataError, InputError, ShapeError
 from minidl.layers import Conv1d, Dropout, Embedding, Linear, Module, Parameter, cross_entropy, embedding, softmax
-from minidl.models.lstm_lm import LSTMLayer
+from minidl.models.lstm_lm import LSTMLayer, same_words
 from minidl.tensor import Tensor, no_grad
 
 PAD, UNKNOWN = 0, 1
@@ -184,6 +186,16 @@ class BiDAF(Module):
         both = (layer for g in (self.g0, self.g1, self.g2) for layer in (g.forwards, g.backwards))
         return tuple(layer.weight_hh.shape[1] for layer in both)
 
+    @property
+    def sizes(self) -> dict:
+        """What to give to BiDAF for a model of this one's shape, shrunk or not."""
+        (words, word), (characters, char) = self.word.weight.shape, self.letters.embedding.weight.shape
+        filters, _, kernel = self.letters.conv.weight.shape
+        return {
+            "words": words, "characters": characters, "word": word, "char": char, "filters": filters, "kernel": kernel,
+            "hidden": self.contextual.forwards.weight_hh.shape[1], "widths": self.widths, "keep": 1 - self.dropout.p,
+        }  # fmt: skip
+
 
 def loss(model: BiDAF, batch, start: np.ndarray, end: np.ndarray) -> Tensor:
     """Mean over the batch of -log p(first word) - log p(last word). start, end: (B,) places in the context."""
@@ -198,6 +210,11 @@ def answer(model: BiDAF, batch, longest: int = 15) -> np.ndarray:
     with no_grad():
         first, last = (scores.data for scores in model(*batch))
     model.train(was)
+    return best(first, last, longest)
+
+
+def best(first: np.ndarray, last: np.ndarray, longest: int = 15) -> np.ndarray:
+    """What `answer` makes of the scores (B, T) of first and last words: (B, 2)."""
     steps = first.shape[1]
     apart = np.arange(steps) - np.arange(steps)[:, None]
     both = first[:, :, None] + last[:, None, :] + np.where((apart >= 0) & (apart < longest), 0, 4 * NOWHERE)
@@ -214,3 +231,29 @@ def weights_of(widths: Sequence[int], hidden: int = 100, *, a1i: int | None = No
     heard = (p0, widths[0] + widths[1], p0 + 2 * g1 + (g1 if a1i is None else a1i))
     lstms = sum((heard[k // 2] + h + 1) * 4 * h for k, h in enumerate(widths))
     return lstms + (g1 + p0 + 1) + (widths[4] + widths[5] + p0 + 1)
+
+
+# -- a model and its vocabulary in one file ----------------------------------------------------------------------------
+def save_bidaf(path, model: BiDAF, vocabulary: Vocabulary, **more) -> None:
+    """checkpoint.save with the vocabulary and the sizes, so that a shrunk model finds its shape again."""
+    for what in ("words", "characters"):
+        known, held = model.sizes[what], len(getattr(vocabulary, what))
+        if known != held:
+            raise InputError(f"the model knows {known:,} {what}, the vocabulary holds {held:,}: give its own")
+    extra = {"words": list(vocabulary.words), "characters": list(vocabulary.characters), "bidaf": model.sizes}
+    checkpoint.save(path, model=model, extra=extra, **more)
+
+
+def load_bidaf(path, vocabulary: Vocabulary | None = None, *, rng: np.random.Generator) -> tuple[BiDAF, Vocabulary]:
+    """(model, its vocabulary) from a file of save_bidaf. vocabulary: that of the questions it is to answer, if there is
+    one. Raises InputError if it is not the model's own, DataError if the file holds none."""
+    extra = checkpoint.load(path).extra
+    if not isinstance(extra, dict) or "bidaf" not in extra:
+        raise DataError(f"{path} holds no BiDAF with a vocabulary: it was not written by save_bidaf")
+    own = Vocabulary(tuple(extra["words"]), tuple(extra["characters"]))
+    if vocabulary is not None:
+        same_words(path, own.words, vocabulary.words)
+        same_words(path, own.characters, vocabulary.characters, "characters")
+    model = BiDAF(**extra["bidaf"], rng=rng)
+    checkpoint.load(path, model=model)
+    return model, own

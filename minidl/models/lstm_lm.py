@@ -277,16 +277,22 @@ def load_language_model(
     if not isinstance(extra, dict) or "words" not in extra:
         raise DataError(f"{path} holds no vocabulary: it was not written by save_language_model")
     own = tuple(extra["words"])
-    if words is not None and tuple(words) != own:
-        first = next((k for k, (a, b) in enumerate(zip(own, words, strict=False)) if a != b), min(len(own), len(words)))
-        there, here = (repr(v[first]) if first < len(v) else "nothing" for v in (own, words))
-        raise InputError(
-            f"the vocabulary does not match {path}: {len(own):,} words there, {len(words):,} here, first different at "
-            f"number {first}: {there} there, {here} here; number the text with the checkpoint's words"
-        )
+    if words is not None:
+        same_words(path, own, words)
     vocabulary, embedding, hidden = extra["sizes"]
     model = LSTMLanguageModel(
         vocabulary, embedding, tuple(hidden), keep=extra["keep"], tied=extra["tied"], rng=rng
     )  # fmt: skip
     checkpoint.load(path, model=model)
     return model, own
+
+
+def same_words(path, own: Sequence[str], words: Sequence[str], what: str = "words") -> None:
+    """Raises InputError if `words` are not those of the model in this file: a number would mean another word."""
+    if tuple(words) != tuple(own):
+        first = next((k for k, (a, b) in enumerate(zip(own, words, strict=False)) if a != b), min(len(own), len(words)))
+        there, here = (repr(v[first]) if first < len(v) else "nothing" for v in (own, words))
+        raise InputError(
+            f"the vocabulary does not match {path}: {len(own):,} {what} there, {len(words):,} here, first different at "
+            f"number {first}: {there} there, {here} here; number the text with the checkpoint's {what}"
+        )

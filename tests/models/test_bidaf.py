@@ -7,9 +7,11 @@ import numpy as np
 import pytest
 from lively import lively
 
-from minidl.errors import InputError, ShapeError
+from minidl import checkpoint
+from minidl.data.squad import Vocabulary
+from minidl.errors import DataError, InputError, ShapeError
 from minidl.models import bidaf
-from minidl.models.bidaf import LSTMS, BiDAF, answer, loss, weights_of
+from minidl.models.bidaf import LSTMS, BiDAF, answer, load_bidaf, loss, save_bidaf, weights_of
 from minidl.optim import SGD, Adam
 from minidl.sparsity import GroupLasso, compact, groups, silence_, units
 
@@ -215,3 +217,27 @@ def test_what_does_not_fit_is_said():
     x = texts(rng)
     with pytest.raises(ShapeError, match=r"word numbers \(5, 2\) with letters \(9, 2, 7\)"):
         network(rng)(x[0], x[1], x[2], x[1])
+
+
+def test_a_shrunk_model_comes_back_with_its_vocabulary_and_no_other_one_is_taken(tmp_path):
+    rng, file = np.random.default_rng(1), tmp_path / "reader.npz"
+    vocabulary = Vocabulary(tuple(f"w{k}" for k in range(30)), tuple("abcdefghijkl"))
+    model, x = network(rng, (5, 4, 3, 4, 5, 4), keep=0.7), texts(rng)
+    silence_(model, [u for u in units(model, x) if u.layer in LSTMS and u.index == 1])
+    small, _ = compact(model, x)
+    save_bidaf(file, small, vocabulary)
+    again, own = load_bidaf(file, vocabulary, rng=np.random.default_rng(9))
+    assert again.widths == (4, 3, 2, 3, 4, 3) and own == vocabulary and again.dropout.p == pytest.approx(0.3)
+    for a, b in zip(small.eval()(*x), again.eval()(*x), strict=True):
+        np.testing.assert_array_equal(a.data, b.data)
+    swapped = Vocabulary(vocabulary.words, tuple("abdcefghijkl"))
+    with pytest.raises(InputError, match="12 characters there, 12 here, first different at number 2: 'c' there, 'd'"):
+        load_bidaf(file, swapped, rng=rng)
+    fewer = Vocabulary(vocabulary.words[:29], vocabulary.characters)
+    with pytest.raises(InputError, match="30 words there, 29 here, first different at number 29: 'w29' there, nothing"):
+        load_bidaf(file, fewer, rng=rng)
+    with pytest.raises(InputError, match="the model knows 30 words, the vocabulary holds 29"):
+        save_bidaf(file, small, fewer)
+    checkpoint.save(file, model=small)
+    with pytest.raises(DataError, match="holds no BiDAF with a vocabulary"):
+        load_bidaf(file, rng=rng)
