@@ -132,9 +132,14 @@ class SaveEvery(Callback):
         if not all(map(finite, run.model.state_dict().values())):
             return  # an update was too large; the next step will say so
         past = {"losses": np.array(run.history, float), "validation": [float(v) for v in run.history.validation]}
+        past |= self.extra()
         checkpoint.save(
             self.path, model=run.model, optimizer=run.optimizer, step=step, extra=past, **self.members
         )  # fmt: skip
+
+    def extra(self) -> dict[str, Any]:
+        """What else belongs into the checkpoint: nothing here."""
+        return {}
 
 
 def last_good(callbacks) -> str:

@@ -25,6 +25,8 @@ HEART = (  # what a training step needs and what explains it; the tools beside i
 )  # fmt: skip
 HEART_LINES = 4900  # 4,500, and what compacted networks and PyTorch's ways to call an op brought in
 CHAPTERS = {"sparsity": 2 * 1800, "ternary": 1800, "smoothout": 1800}  # sparsity/ holds two chapters of the talk
+LAUNCHING = ("ternary/launch.py", "ternary/heartbeat.py", "ternary/magic.py")  # how processes start and end: no step of
+LAUNCHING_LINES = 600  # training runs a line of it but the heartbeat's, and no lesson on ternary gradients needs it
 
 
 def lines_of(*names):
@@ -126,13 +128,13 @@ def ternary():
 
 # What -> (its step, lines at most, files at most). One idea has one file here, so a step crosses files of which it runs
 # one to five lines (ReLU, Sequential, the door to the twins), that only name methods (methods), sort the arguments of a
-# call (arguments), hold parameter groups (optimizer) or count bytes (comm): 10 and 8 files in 5's stead, 13 and 10 in
-# 9's. The lines are far below their limits.
+# call (arguments), hold parameter groups (optimizer), count bytes (comm) or tell the launcher how far this rank is
+# (heartbeat): 10 files in 5's stead, 13 and 10 in 9's. The lines are far below their limits.
 STEPS = {
     "MLP": (mlp, 200, 10),
     "LeNet": (lenet, 450, 13),
     "LSTM layer": (lstm, 450, 10),
-    "ternarise, wire, step": (ternary, 200, 8),
+    "ternarise, wire, step": (ternary, 200, 10),
 }
 
 
@@ -152,8 +154,11 @@ def test_files_chapters_and_the_heart_stay_within_their_sizes():
     print(f"\nheart: {lines_of(*HEART)} lines of at most {HEART_LINES:,}")
     assert lines_of(*HEART) <= HEART_LINES
     for chapter, most in CHAPTERS.items():
-        print(f"{chapter}: {lines_of(chapter)} lines of at most {most:,}")
-        assert lines_of(chapter) <= most
+        lines = lines_of(chapter) - lines_of(*LAUNCHING) * (chapter == "ternary")
+        print(f"{chapter}: {lines} lines of at most {most:,}")
+        assert lines <= most
+    print(f"launching ranks: {lines_of(*LAUNCHING)} lines of at most {LAUNCHING_LINES}")
+    assert lines_of(*LAUNCHING) <= LAUNCHING_LINES
 
 
 def test_the_tape_with_backward_stays_within_its_size():
