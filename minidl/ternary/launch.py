@@ -166,8 +166,10 @@ def run_ranks(
         run = _wait(name, command, ranks_env, timeout, stall, capture, folder, progress, Listener(hostfile is not None))
         run.seconds, run.results = time.monotonic() - start, _collect(Path(folder), n)
     if check and (run.returncode or run.failure):
-        tail = "\n".join(run.stderr.strip().splitlines()[-12:])
-        raise CommError(f"{name}: {run.failure or f'exit status {run.returncode}'}" + (f"\n{tail}" if tail else ""))
+        said = run.stderr.strip().splitlines()
+        first = next((k for k, line in enumerate(said) if line.startswith("Traceback")), max(0, len(said) - 12))
+        what = run.failure or f"exit status {run.returncode}"
+        raise CommError("\n".join([f"{name}: {what}", *said[first : first + 30]]))  # below it come many words of mpirun
     return run
 
 
