@@ -135,7 +135,7 @@ def run_ranks(
 ) -> Run:
     """Run `python -m mpi4py *argv` on n ranks, with heartbeats, and wait for the end.
 
-    timeout:  seconds after which all ranks are ended and CommError is raised; None waits for ever
+    timeout:  seconds after which all ranks are ended, a failure; None waits for ever
     stall:    the same after so many seconds without a sign of life of a rank, or in which no rank has moved on in its
               code; counted from the first step on
     hostfile: a file of machines, see host_flags; else all ranks run here. Results of ranks elsewhere do not come back
@@ -163,7 +163,7 @@ def run_ranks(
         if hostfile is None:
             ranks_env[RESULTS] = folder
         start = time.monotonic()
-        run = _wait(name, command, ranks_env, timeout, stall, capture, folder, progress, Listener(hostfile is not None))
+        run = _wait(command, ranks_env, timeout, stall, capture, folder, progress, Listener(hostfile is not None))
         run.seconds, run.results = time.monotonic() - start, _collect(Path(folder), n)
     if check and (run.returncode or run.failure):
         said = run.stderr.strip().splitlines()
@@ -190,43 +190,37 @@ def host_flags(family: str, hostfile: str) -> list[str]:
     return ["--host", ",".join(hosts), *(word for name in passed for word in ("-x", name))]
 
 
-def _wait(name, command, env, timeout, stall, capture, folder, progress, listener) -> Run:
+def _wait(command, env, timeout, stall, capture, folder, progress, listener) -> Run:
     """Start the command as a process group of its own, wait for it, and leave nothing of it behind."""
-    files = [open(Path(folder) / name, "w+b") if capture else None for name in ("stdout", "stderr")]
+    paths = [Path(folder) / name if capture else None for name in ("stdout", "stderr")]
+    out, err = (None if path is None else path.open("wb") for path in paths)
     deadline = float("inf") if timeout is None else time.monotonic() + timeout
     well, failure = time.monotonic(), None
     with _sigterm_as_exception():
         job = subprocess.Popen(
             command, env=env | {HEART: listener.address}, stdin=subprocess.DEVNULL if capture else None,
-            stdout=files[0], stderr=files[1], start_new_session=hasattr(os, "killpg"),
+            stdout=out, stderr=err, start_new_session=hasattr(os, "killpg"),
         )  # fmt: skip
         try:
-            while job.poll() is None:
+            while job.poll() is None and failure is None:
                 with suppress(subprocess.TimeoutExpired):
                     job.wait(max(0.0, min(0.05, deadline - time.monotonic())))
                 if progress is not None and (done := [v.progress for v in listener.voices if v.progress is not None]):
                     progress(max(done))
-                failure, now = listener.verdict(stall), time.monotonic()
-                well = now if failure is None else well
+                now, verdict = time.monotonic(), listener.verdict(stall)
+                well = now if verdict is None else well
                 if now - well > GRACE:  # mpirun had time to end the others by itself
-                    raise CommError(f"{name} was stopped: {failure}")
-                if now >= deadline:
-                    raise CommError(
-                        f"{name} did not end within its {timeout:g} s and was stopped: a rank may be waiting for a "
-                        f"call that another never makes; or give it more time. {listener.whereabouts()}"
-                    )
+                    failure = verdict
+                elif now >= deadline:
+                    what = f"no end within its {timeout:g} s: a rank may wait for a call that another never makes"
+                    failure = f"{what}; or give it more time. {listener.whereabouts()}"
         finally:
             _end(job)
             listener.close()
-            texts = []
-            for file in files:
-                if file is None:
-                    texts.append("")
-                else:
-                    file.seek(0)
-                    texts.append(file.read().decode(errors="replace"))
-                    file.close()
-    return Run(job.returncode, texts[0], texts[1], 0.0, failure=listener.verdict(None, job.returncode))
+            for file in filter(None, (out, err)):
+                file.close()
+    texts = ["" if path is None else path.read_bytes().decode("utf-8", "replace") for path in paths]
+    return Run(job.returncode, texts[0], texts[1], 0.0, failure=failure or listener.verdict(None, job.returncode))
 
 
 def _end(job: subprocess.Popen) -> None:
@@ -335,7 +329,7 @@ def mpirun_main(args: list[str]) -> int:
     run = run_ranks(given.pop("n"), argv, **given, capture=False, check=False)
     if run.failure:
         print(f"minidl: {run.failure}", file=sys.stderr)
-    return run.returncode or bool(run.failure)
+    return run.returncode if run.returncode > 0 else int(run.failure is not None)
 
 
 def arguments(prog: str) -> argparse.ArgumentParser:

@@ -20,12 +20,12 @@ from minidl.ternary.launch import host_flags, mpirun_main, run_ranks
 # What happens to rank 1 after step 3 -> the sentence. The others wait in step 4 for what never comes.
 SENTENCES = {
     "killed": r"rank 1 was killed, or left by os\._exit \(mpirun: exit status \d+\), last heard of at step 3",
-    "stopped": r"was stopped: rank 1 has said nothing for 3 s \(stopped\?\), last heard of at step 3",
+    "stopped": r"on 2 ranks: rank 1 has said nothing for 3 s \(stopped\?\), last heard of at step 3",
     "raises": r"rank 1 raised ValueError: rank 1 has had enough, last heard of at step 3",
     "leaves": r"rank 1 was killed, or left by os\._exit \(mpirun: exit status \d+\), last heard of at step 3",
     "leaves well": r"rank 1 was killed, or left by os\._exit( \(.*\))?, last heard of at step 3",
     "ends": r"no rank has moved on for 3 s: rank 1 at its end, last heard of at step 3; rank 0 at \S+, .* at step 4",
-    "clings": r"was stopped: rank 1 raised ValueError: but does not end, last heard of at step 3",
+    "clings": r"on 2 ranks: rank 1 raised ValueError: but does not end, last heard of at step 3",
     "skips": r"no rank has moved on for 3 s: rank 1 at ranks_of_tests\.py:\d+, .* step 3; rank 0 at \S+, .* at step 4",
 }
 QUICK = ("killed", "stopped")
