@@ -89,7 +89,7 @@ class Context:
         return np.random.default_rng([self.seed, *np.frombuffer(digest, dtype="<u4").tolist()])
 
     def dataset(self, kind: str):
-        """The data set of this kind ("mnist", "fashion-mnist", "cifar10", "text"); its name goes into every row."""
+        """The data set of this kind ("mnist", "fashion-mnist", "cifar10", "text", "squad"). Every row names it."""
         found = load(kind, self.data_dir)
         self.datasets[kind] = (found.name, found.sha256)
         return found
@@ -260,10 +260,11 @@ _loaded: dict[tuple[str, str], Any] = {}
 
 def load(kind: str, data_dir: str | Path | None):
     """The data set of this kind, read once a process (claims that follow each other share it)."""
-    from minidl.data import cifar, images, text
+    from minidl.data import cifar, images, squad, text
 
     loaders = {
         "mnist": images.mnist, "fashion-mnist": images.fashion_mnist, "cifar10": cifar.cifar10, "text": text.ptb,
+        "squad": squad.questions,
     }  # fmt: skip
     if kind not in loaders:
         raise InputError(f"data set {kind!r} is not one of {', '.join(loaders)}")

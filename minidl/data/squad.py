@@ -18,6 +18,7 @@ import io
 import json
 import re
 import string
+import sys
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -116,13 +117,18 @@ def question_set(path: str | Path) -> QuestionSet:
 
 def squad(data_dir: str | Path | None = None, allow_download: bool = True) -> tuple[QuestionSet, QuestionSet]:
     """The official SQuAD 1.1, train and dev, checked by sha256. Raises DataError where it is not to be had."""
-    contents = find(SQUAD, data_dir, allow_download)
-    if contents is None:
+    found = _official(data_dir, allow_download)
+    if found is None:
         raise DataError("SQuAD 1.1 is not here: put train-v1.1.json and dev-v1.1.json into DIR/squad, and give DIR")
-    return tuple(  # type: ignore[return-value]
+    return found[0], found[1]
+
+
+def _official(data_dir, allow_download: bool) -> list[QuestionSet] | None:
+    contents = find(SQUAD, data_dir, allow_download)
+    return contents and [
         _parsed(f"SQuAD 1.1 {part}", content, file.name)
         for part, content, file in zip(("train", "dev"), contents, SQUAD, strict=True)
-    )
+    ]
 
 
 def question_sets(data_dir: str | Path | None = None) -> list[QuestionSet]:
@@ -134,6 +140,52 @@ def question_sets(data_dir: str | Path | None = None) -> list[QuestionSet]:
             say(f"{', '.join(s.name for s in found)} from {root / 'squad'}")
             return found
     return []
+
+
+def questions(data_dir: str | Path | None = None, allow_download: bool = True) -> QuestionSet:
+    """The largest of `question_sets`; else SQuAD 1.1's train; else `gaps()`, which the name then says."""
+    found = question_sets(data_dir) or _official(data_dir, allow_download)
+    return found[0] if found else gaps(np.random.default_rng(0))
+
+
+def gap(question: Question, rng: np.random.Generator) -> Question:
+    """Another question on the same context, at least 5 words long, that nobody asked.
+
+    One to four words of it, chosen at random, are the answer; the question is what stands around them, up to seven
+    words on each side, with "what" in their stead.
+    """
+    text, where = question.context, question.context_spans
+    if len(where) < 5:
+        raise InputError(f"a context of {len(where)} words leaves nothing around a gap: give one of 5 at least")
+    first = int(rng.integers(len(where) - 4))
+    behind = first + int(rng.integers(1, 5))
+    low, high = max(0, first - int(rng.integers(1, 8))), behind + int(rng.integers(1, 8))
+    words = [text[a:b] for a, b in where]
+    start, end = where[first][0], where[behind - 1][1]
+    asked = " ".join([*words[low:first], "what", *words[behind:high]])
+    return Question(question.id, question.title, text, asked, ((text[start:end], start),))
+
+
+def gaps(rng: np.random.Generator, each: int = 4) -> QuestionSet:
+    """Gaps to fill, `each` of every sentence of 8 to 40 words in the English of Python's own help topics.
+
+    It differs from one Python version to the next.
+    """
+    try:
+        from pydoc_data.topics import topics
+    except ImportError as error:
+        raise DataError("no questions are here, nor this Python's pydoc_data.topics: give --data DIR") from error
+    made = []
+    for title in sorted(topics):
+        for paragraph in re.split(r"\n\s*\n", topics[title]):
+            for sentence in re.split(r"(?<=[.!?])\s+", " ".join(paragraph.split())):
+                whole = Question(f"{title}-{len(made)}", title, sentence, "", ())
+                prose = sentence[:1].isupper() and sentence.endswith(".")  # no heading, no list, no code
+                if prose and 8 <= len(whole.words) <= 40:
+                    made += [gap(whole, rng) for _ in range(each)]
+    name = f"gaps in English (pydoc_data.topics, Python {sys.version_info.major}.{sys.version_info.minor})"
+    say(f"{name}, from Python's own help text (SQuAD was not found)")
+    return QuestionSet(name, digest(repr(made).encode()), tuple(made))
 
 
 def _parsed(name: str, content: bytes, where: str) -> QuestionSet:

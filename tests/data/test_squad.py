@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from minidl.data import squad
+from minidl.data import fetch, squad
 from minidl.errors import DataError, InputError
 
 CONTEXT = "Mr. Ray's dog, an old (1,000-day-old) hound, barked. The cat slept! Nobody cared."
@@ -124,8 +124,26 @@ def test_files_in_a_folder_and_none(tmp_path, monkeypatch):
     written(tmp_path / "squad", tree(["cat"]), "a.json.gz")
     written(tmp_path / "squad", tree(["cat"], ["dog"]), "b.json.gz")
     assert [s.name for s in squad.question_sets(tmp_path)] == ["b", "a"]
+    assert squad.questions(tmp_path).name == "b"
     with pytest.raises(DataError, match="SQuAD 1.1 is not here"):
         squad.squad(tmp_path, allow_download=False)
+
+
+def test_without_a_file_there_are_gaps_to_fill_and_the_name_says_so(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIDL_CACHE", str(tmp_path / "empty"))
+    monkeypatch.delenv("MINIDL_DATA", raising=False)
+    monkeypatch.setattr(fetch, "SYSTEM", tmp_path / "nowhere")
+    found = squad.questions(tmp_path, allow_download=False)
+    assert found.name.startswith("gaps in English (pydoc_data.topics, Python 3.") and len(found) > 4_000
+    assert squad.gaps(np.random.default_rng(0)).sha256 == found.sha256 != squad.gaps(np.random.default_rng(1)).sha256
+    for q in (q for q in found.questions[::50] if "what" not in q.context):
+        first, last = q.places()
+        before, _, after = q.question.partition("what")
+        assert q.said(first, last) == q.answers[0][0] and 8 <= len(q.words) <= 40 and 0 <= last - first < 4
+        assert q.words[:first][-len(before.split()) :] == before.split() or not before
+        assert q.words[last + 1 :][: len(after.split())] == after.split()
+    with pytest.raises(InputError, match="a context of 4 words leaves nothing around a gap"):
+        squad.gap(squad.Question("1", "", "It rained . .", "", ()), np.random.default_rng(0))
 
 
 HERE = Path(os.environ.get("MINIDL_DATA", "/nowhere")) / "squad"
