@@ -125,7 +125,9 @@ def squad(data_dir: str | Path | None = None, allow_download: bool = True) -> tu
 
 def _official(data_dir, allow_download: bool) -> list[QuestionSet] | None:
     contents = find(SQUAD, data_dir, allow_download)
-    return contents and [
+    if contents is None:
+        return None
+    return [
         _parsed(f"SQuAD 1.1 {part}", content, file.name)
         for part, content, file in zip(("train", "dev"), contents, SQUAD, strict=True)
     ]
@@ -175,7 +177,7 @@ def gaps(rng: np.random.Generator, each: int = 4) -> QuestionSet:
         from pydoc_data.topics import topics
     except ImportError as error:
         raise DataError("no questions are here, nor this Python's pydoc_data.topics: give --data DIR") from error
-    made = []
+    made: list[Question] = []
     for title in sorted(topics):
         for paragraph in re.split(r"\n\s*\n", topics[title]):
             for sentence in re.split(r"(?<=[.!?])\s+", " ".join(paragraph.split())):
