@@ -2,7 +2,7 @@
 
     cases.py     the work, and which peer can do it            measure.py   the protocol
     *_steps.py   the work written for minidl and each peer     child.py     the process in which one of them runs
-    growth.py    time and memory against size
+    growth.py    time and memory against size              wire.py      ternary gradients, beside a copy
 
 A row, one for each case and peer: {name, threads, blas, form, ms, peer, peer_ms, ratio, peak_mib, peer_peak_mib, note}.
 `ratio` is ms / peer_ms, or None where nothing was compared; then `note` says why. Memory is that of a whole process
@@ -25,7 +25,7 @@ from minidl.bench import cases, measure
 from minidl.errors import InputError, MinidlError
 
 FIELDS = ("name", "threads", "blas", "form", "ms", "peer", "peer_ms", "ratio", "peak_mib", "peer_peak_mib", "note")
-NAMES = (*cases.CASES, "cold-start", "growth")
+NAMES = (*cases.CASES, "cold-start", "growth", "wire")
 COLD_START_MS = 5000  # the first LeNet step with nothing compiled
 
 
@@ -103,6 +103,16 @@ def _growth(threads: int, env: dict[str, str]) -> Iterator[dict]:
         yield row(threads=threads, note=note, **about)
 
 
+def _wire(threads: int, env: dict[str, str]) -> Iterator[dict]:
+    for found in _ask_once("wire", env):
+        note = f"{found['note']}; {found['size']:,} numbers, CPU time of one core"
+        about = {key: found[key] for key in ("name", "blas", "form", "ms", "peak_mib")}
+        yield row(
+            threads=1, peer="copy (np.copyto)", peer_ms=found["copy_ms"], ratio=found["ms"] / found["copy_ms"],
+            note=note, **about,
+        )  # fmt: skip
+
+
 def rows(names: Sequence[str], threads: int, clock: str = "wall") -> Iterator[dict]:
     """The rows of some names, as they are measured; with BLAS as it is pinned too, where the environment pins it."""
     for name in names:
@@ -112,6 +122,8 @@ def rows(names: Sequence[str], threads: int, clock: str = "wall") -> Iterator[di
                 yield from _cold_start(threads, env)
             elif name == "growth":
                 yield from _growth(threads, env)
+            elif name == "wire":
+                yield from _wire(threads, env)
             else:
                 yield from _case(name, threads, clock, env)
 

@@ -11,7 +11,7 @@ import json
 import sys
 import time
 
-from minidl.bench import cases, growth, measure
+from minidl.bench import cases, growth, measure, wire
 
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
@@ -62,7 +62,11 @@ def grow() -> None:
     print(json.dumps([{**row, **about("minidl")} for row in growth.measure()]))
 
 
-ALONE = {"first-step": first_step, "growth": grow}
+def wires() -> None:
+    print(json.dumps([{**row, **about("minidl")} for row in wire.measure()]))
+
+
+ALONE = {"first-step": first_step, "growth": grow, "wire": wires}
 
 if __name__ == "__main__":
     ALONE[sys.argv[1]]() if sys.argv[1] in ALONE else serve(*sys.argv[1:])

@@ -11,7 +11,7 @@ import pytest
 pytest.importorskip("minidl.bench")
 
 from minidl import bench, cli
-from minidl.bench import cases, child, growth, measure
+from minidl.bench import cases, child, growth, measure, wire
 from minidl.errors import InputError, MinidlError
 
 ABOUT = {"version": "1.0", "form": "numpy", "blas": "Haswell", "peak_mib": 40.0}
@@ -245,6 +245,28 @@ def test_growth_is_measured(monkeypatch):
     depth, lstm = growth.measure()
     assert (depth["name"], depth["size"], lstm["name"], lstm["size"]) == ("growth-depth", 100, "growth-lstm", 8)
     assert np.isfinite([depth["time"], depth["memory"], lstm["time"], lstm["memory"]]).all()
+
+
+def test_ternary_gradients_are_measured_beside_a_copy(monkeypatch):
+    found = wire.measure(size=1000, turns=2)
+    assert [part["name"] for part in found] == ["wire-pack", "wire-add", "wire-mean"]
+    assert all(part["ms"] >= 0 and part["copy_ms"] >= 0 and part["size"] == 1000 for part in found)
+    answer = [{**ABOUT, "name": "wire-pack", "size": 1000, "ms": 3.0, "copy_ms": 2.0, "note": "packs"}]
+    monkeypatch.setattr(bench, "_ask_once", lambda what, env: answer)
+    (packed,) = bench.rows(["wire"], 2)
+    assert tuple(packed) == bench.FIELDS and packed["ratio"] == 1.5 and packed["threads"] == 1
+    assert packed["note"] == "packs; 1,000 numbers, CPU time of one core"
+
+
+@pytest.mark.slow
+def test_packing_costs_two_copies_and_adding_one():
+    """Compiled, 25 million numbers, one core. A machine that is disturbed throughout a measurement gets two more."""
+    pytest.importorskip("numba")
+    for _ in range(3):
+        ratios = {part["name"]: part["ms"] / part["copy_ms"] for part in wire.measure()}
+        if all(ratios[name] <= most for name, most in wire.LIMITS.items()):
+            return
+    raise AssertionError(f"in copies of the gradient: {ratios}, where {wire.LIMITS} are allowed")
 
 
 def test_cold_start_and_growth_are_rows(monkeypatch):

@@ -70,6 +70,36 @@ def test_over_all_draws_the_mean_is_exactly_q(form):
             assert total == q
 
 
+def sum_over_all_draws(trits_of, q, last=ALL):
+    parts = (np.arange(first, min(first + 2**22, last), dtype=np.int32) for first in range(0, last, 2**22))
+    return sum(int(np.sum(trits_of(np.full(u.size, q, np.int32), u), dtype=np.int64)) for u in parts)
+
+
+@pytest.mark.parametrize("q", [5_592_406, -11_184_810])
+def test_the_proof_refuses_what_no_sample_could_show(q):
+    """Biases of 2^-24 and of 2^-12, as comparisons and short random numbers have them: the sum must be q, no less."""
+    sign = np.sign(q)
+    assert sum_over_all_draws(trits_of, q) == q
+    assert sum_over_all_draws(lambda q, u: sign * (u < np.abs(q)), q) == q, "a comparison with < is right as well"
+    assert sum_over_all_draws(lambda q, u: sign * (u <= np.abs(q)), q) == q + sign, "with <= it is not"
+    assert sum_over_all_draws(trits_of, abs(q), ALL + 1) == abs(q) + 1, "u in [0, 1], with the 1"
+    half = lambda u: (np.float16(u / ALL).astype(np.float64) * ALL).astype(np.int32)
+    assert sum_over_all_draws(lambda q, u: trits_of(q, half(u)), q) != q, "u in half precision"
+    assert sum_over_all_draws(lambda q, u: trits_of(np.int32(q / 1.001), u), q) != q, "a wrong scale"
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 7, 9, 64])
+def test_hermites_identity(form, n):
+    """Draws spread evenly, u_k = (u + k) / n: the trits of n equal gradients add up to floor(n y + u)."""
+    rng = np.random.default_rng(n)
+    q = np.append(rng.integers(-ALL, ALL + 1, 5000), [0, 1, -1, ALL, -ALL]).astype(np.int32)
+    u = rng.integers(0, ALL, q.size)
+    with backend.form(form):
+        every = [trits_of(q, ((u + k * ALL) // n).astype(np.int32)) for k in range(n)]
+    assert np.array_equal(np.sum(every, axis=0, dtype=np.int64), (n * q.astype(np.int64) + u) >> 24)
+
+
 def test_symmetry():
     u = np.arange(0, ALL, 7, dtype=np.int32)
     for q in (0, 1, 12_345_678, 2**23, ALL):
@@ -129,6 +159,47 @@ def test_unbiased_at_six_sigma_with_power_above_999_permille():
     for name, mutant in MUTANTS.items():
         up, away, _ = z_scores(g, s, mutant, repeats if MUTANTS[name].__name__ == "draw" else 8)
         assert max(abs(up), abs(away)) > SIGMAS, f"the mutant that {name} was not caught"
+
+
+def worst_coordinate(draw, g, s, repeats=2000):
+    """The largest |z| of any coordinate's mean, in standard errors of one that has no bias."""
+    total = np.sum([s * draw(g, s, draw_key(3, k, 0, 0)) for k in range(repeats)], axis=0, dtype=np.float64)
+    magnitude = np.abs(g.astype(np.float64))
+    deviation = np.sqrt(np.maximum(magnitude * (s - magnitude), 1e-6) / repeats)
+    return np.abs((total / repeats - g) / deviation).max()
+
+
+def test_no_coordinate_is_biased():
+    """Bonferroni: of 1,000 honest coordinates none passes z = 7.1 but once in 10^9 seeds; a tenth of s does."""
+    g = np.append(gaussian(998), [0, 3.3]).astype(np.float32)
+    s = float(scale_of(g, clip=None))
+    assert worst_coordinate(honest, g, s) < 7.1
+    assert worst_coordinate(lambda g, s, key: 1.1 * honest(g, s, key), g, s) > 7.1, "decoded with a wrong scale"
+    assert worst_coordinate(lambda g, s, key: honest(g, 1.1 * s, key), g, s) > 7.1, "drawn with a wrong scale"
+    one = np.arange(g.size) == 500
+    for bias in (0.1, -0.1):
+        mutant = with_q(lambda q, bias=bias: q + one * bias * ALL)
+        assert worst_coordinate(mutant, g, s) > 7.1, "one coordinate of a thousand, by a tenth of the scale"
+
+
+@pytest.mark.parametrize("n", [1, 2, 8])
+def test_the_noise_of_n_workers_is_an_nth_of_one_workers(n):
+    """Var of the mean is |g| (s - |g|) / n; were the draws the same on all workers, it would be that of one."""
+    g, repeats = gaussian(2**12), 200
+    s = scale_of(g, clip=None)
+    p = np.abs(g.astype(np.float64)) / s
+
+    def error(worker_of):
+        """Sum over coordinates of the mean squared error, over that of one worker."""
+        squared = 0.0
+        for step in range(repeats):
+            mean = sum(one_scale(g, s, draw_key(4, step, worker_of(w), 0)).astype(np.float64) for w in range(n)) / n
+            squared += np.square(mean - g / s).sum()
+        return squared / repeats / (p * (1 - p)).sum()
+
+    within = 6 * math.sqrt(3 / (repeats * g.size))  # a squared error varies by less than 3 times its mean squared
+    assert abs(error(lambda w: w) * n - 1) < within
+    assert abs(error(lambda w: 0) - 1) < within and (n == 1 or error(lambda w: 0) > 1.9 / n)
 
 
 def test_variance_and_second_moment():
