@@ -1,0 +1,209 @@
+"""What claims on ternary gradients share: jobs that MPI ranks train, what is counted there, and how to sabotage it.
+
+A claim's file gives a list of Jobs to `run_jobs`, which starts ranks of that same file; there `rank_main` calls the
+file's own train(job, comm, tell) for each job and reports the dict that it returns.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from minidl.layers import cross_entropy
+from minidl.tensor import Tensor
+from minidl.ternary.comm import world
+from minidl.ternary.data_parallel import DataParallel
+from minidl.ternary.launch import report_progress, report_result, run_ranks
+from minidl.ternary.ternarise import Ternariser
+
+T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
+"""Student's t, 97.5 %, for that many pairs: the half width of a 95 % interval in standard errors."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """One training. mode: one of DataParallel's, or a name that the claim's own train knows; until: a step to stop at,
+    on the way of a schedule of `steps`; tests: how many images it is tested on afterwards."""
+
+    mode: str
+    workers: int
+    optimizer: str
+    steps: int
+    seed: int = 0
+    until: int | None = None
+    tests: int = 0
+
+    name = property(lambda self: f"{self.optimizer}, {self.mode}, {self.workers} workers, seed {self.seed}")
+    length = property(lambda self: self.steps if self.until is None else self.until)
+
+
+# ----------------------------------------------------------------------------------------------- in the claim's process
+
+
+def run_jobs(
+    module: str, ranks: int, jobs: Sequence[Job], bar, *, timeout: float, threads: int = 1, **options
+) -> list[dict[str, Any]]:
+    """Train the jobs, one after the other, on that many ranks of `python -m module`; what came of each.
+
+    A result holds rank 0's values under their names, but "loss", the mean over the ranks, "correct", the ranks' parts
+    one after the other, and "crcs", every rank's. options: for the ranks, beside the jobs, what JSON can hold.
+    """
+    start = bar.done
+    argv = ["-m", module, json.dumps({"jobs": [asdict(job) for job in jobs], **options})]
+    run = run_ranks(
+        ranks, argv, timeout=timeout, threads=threads, warm_up=["-m", module],
+        progress=lambda done: bar.update(start + done - bar.done),
+    )  # fmt: skip
+    bar.update(start + sum(job.length for job in jobs) - bar.done)
+    found = []
+    for number in range(len(jobs)):
+        every = [_of(result, f"{number} ") for result in run.results]
+        one = every[0] | {"crcs": [of_rank["crc"] for of_rank in every]}
+        one["loss"] = np.mean([of_rank["loss"] for of_rank in every], axis=0)
+        for name in one:
+            if name.startswith("correct"):
+                one[name] = np.concatenate([of_rank[name] for of_rank in every])
+        found.append(one)
+    return found
+
+
+def _of(result: dict, prefix: str) -> dict:
+    return {name.removeprefix(prefix): value for name, value in result.items() if name.startswith(prefix)}
+
+
+def paired(ones: Iterable[float], others: Iterable[float]) -> tuple[float, tuple[float, float]]:
+    """The mean difference of pairs, and its 95 % interval (Student's t over the pairs)."""
+    d = np.array([one - other for one, other in zip(ones, others, strict=True)], float)
+    half = T_975[d.size] * d.std(ddof=1) / math.sqrt(d.size)
+    return float(d.mean()), (float(d.mean() - half), float(d.mean() + half))
+
+
+# ------------------------------------------------------------------------------------------------ in a rank
+
+
+def rank_main(train: Callable[[Job, Any, Callable[[int], None]], dict], jobs: list[dict]) -> None:
+    """One rank: train every job, and report what train(job, comm, tell) returned of each. tell(step): one is done."""
+    report: dict[str, Any] = {}
+    done = 0
+    for number, job in enumerate(Job(**options) for options in jobs):
+        comm = world()
+
+        def tell(step, before=done, comm=comm):
+            if comm.Get_rank() == 0 and step % 10 == 9:
+                report_progress(before + step + 1)
+
+        report |= {f"{number} {name}": value for name, value in train(job, comm, tell).items()}
+        done += job.length
+    report_result(report)
+
+
+def shuffled(count: int, batch: int, *key: int) -> Callable[[int], np.ndarray]:
+    """step -> the rows of its batch, out of `count`; each epoch is a permutation of its own, made of the key."""
+    whole = count // batch
+
+    @functools.lru_cache(1)
+    def order(epoch: int) -> np.ndarray:
+        return np.random.default_rng([*key, epoch]).permutation(count)
+
+    return lambda step: order(step // whole)[step % whole * batch :][:batch]
+
+
+def train_steps(
+    parallel: DataParallel, model, optimizer, batch: Callable[[int, int], tuple], steps: int, *,
+    rate: Callable[[int], float], loss=cross_entropy, after_step: Callable[[int], None] = lambda step: None,
+) -> list[float]:  # fmt: skip
+    """Steps 0 .. steps; batch(step, worker) -> (x, y), its share. Returns the mean loss of this rank's workers."""
+    losses = []
+    model.train()
+    for step in range(steps):
+        optimizer.lr, total = rate(step), 0.0
+        for w in parallel.my_workers:
+            with parallel.worker(w, step):
+                x, y = batch(step, w)
+                value = loss(model(Tensor(x)), y)
+                value.backward()
+            total += value.item()
+        parallel.reduce(step)
+        optimizer.step()
+        after_step(step)
+        losses.append(total / len(parallel.my_workers))
+    return losses
+
+
+class Counting(Ternariser):
+    """Counts every 25 steps, on this rank, how many trits are not 0, how many are expected, and with what variance.
+
+    expected = sum of P, variance = sum of P (1 - P), with P = min(|g|, own) / s;  signs: numbers that are not 0
+    """
+
+    numbers = nonzero = signs = 0
+    expected = variance = 0.0
+
+    def trits(self, g, s=None, *, own=None, step=0, **where):
+        trits = super().trits(g, s, own=own, step=step, **where)
+        if step % 25 == 0 and np.size(s) == 1:
+            p = np.minimum(np.abs(g), own[0]).astype(np.float64) / (s[0] or 1)
+            self.numbers, self.nonzero = self.numbers + p.size, self.nonzero + int(np.count_nonzero(trits))
+            self.signs += int(np.count_nonzero(g))
+            self.expected, self.variance = self.expected + p.sum(), self.variance + (p * (1 - p)).sum()
+        return trits
+
+    def counted(self) -> dict[str, float]:
+        return {name: getattr(self, name) for name in ("numbers", "nonzero", "signs", "expected", "variance")}
+
+
+class NoDraw(Counting):
+    """A control: the draw left out (U = 0), so that t is the floor of clip(g) / s: never above the truth."""
+
+    def trits(self, g, s=None, *, own=None, **where):
+        super().trits(g, s, own=own, **where)
+        return np.floor(np.clip(g.reshape(-1) / (s[0] or 1), -1, 1)).astype(np.int8)
+
+
+class Sign(Counting):
+    """A control: the sign of each number, where TernGrad draws."""
+
+    def trits(self, g, s=None, *, own=None, **where):
+        return np.sign(g.reshape(-1)).astype(np.int8)
+
+
+class Alone(DataParallel):
+    """A control: nothing is exchanged, every rank steps by its own gradient."""
+
+    def reduce(self, step):
+        own = self._gradients(step)[self.my_workers[0]]
+        for (_, p), g in zip(self.params, own, strict=True):
+            p.grad = g
+
+
+class Average:
+    """The running average of the weights by which TernGrad is tested: decay min(.9999, (1 + step) / (10 + step))."""
+
+    def __init__(self, model):
+        self.model, self.weights = model, [p.data.copy() for p in model.parameters()]
+
+    def after_step(self, step: int) -> None:
+        keep = np.float32(min(0.9999, (1 + step) / (10 + step)))
+        for average, p in zip(self.weights, self.model.parameters(), strict=True):
+            average *= keep
+            average += (1 - keep) * p.data
+
+    def into(self, model) -> None:
+        for average, p in zip(self.weights, model.parameters(), strict=True):
+            p.data = average
+
+
+def save_arrays(folder, arrays: dict[str, np.ndarray]) -> None:
+    for name, array in arrays.items():
+        np.save(Path(folder) / name, array)
+
+
+def load_arrays(folder) -> dict[str, np.ndarray]:
+    return {path.stem: np.load(path, mmap_mode="r") for path in Path(folder).glob("*.npy")}
