@@ -15,7 +15,6 @@ from minidl.ternary import launch
 from minidl.ternary.allreduce import float_allreduce, share_scales, ternary_allreduce
 from minidl.ternary.comm import world
 from minidl.ternary.data_parallel import DataParallel
-from minidl.ternary.heartbeat import beat
 from minidl.ternary.ternarise import Ternariser
 
 
@@ -112,15 +111,17 @@ def leaves(status):
 def fails(how, folder):
     """Steps that write checkpoints, until something happens to rank 1 after step 3."""
     comm = world()
-    rank, total = comm.Get_rank(), np.zeros(1)
+    rank, p = comm.Get_rank(), P(np.zeros(100_000, np.float32), None)
+    parallel = DataParallel([("a.weight", p)], comm)
     (Path(folder) / f"pid-{rank}").write_text(str(os.getpid()))
     for step in range(1000):
         skipped = how == "skips" and rank == 1 and step == 4
         if not skipped:
-            beat(step)
-            comm.Allreduce(np.ones(1), total)
+            p.grad = np.ones(p.data.size, np.float32)
+            parallel.reduce(step)
+            p.data = p.data + p.grad
         if rank == 0:
-            checkpoint.save(Path(folder) / "last.npz", step=step, extra={"total": np.full(100_000, total[0])})
+            checkpoint.save(Path(folder) / "last.npz", step=step, extra={"total": p.data})
         if rank == 1 and step == 3:
             after_step_3(how)
         if skipped:

@@ -43,9 +43,8 @@ def test_one_sentence_names_the_rank_and_its_last_step(tmp_path, how):
     pids = [int(file.read_text()) for file in tmp_path.glob("pid-*")]
     assert len(pids) == 2 and all(gone(pid) for pid in pids)
     last = checkpoint.load(tmp_path / "last.npz")
-    assert last.step in ((2, 3) if how != "skips" else (2, 3, 4)) and np.array_equal(
-        last.extra["total"], np.full(100_000, 2.0)
-    )
+    assert last.step in ((2, 3) if how != "skips" else (2, 3, 4))
+    assert np.array_equal(last.extra["total"], np.full(100_000, last.step + 1))  # a gradient of ones has the mean one
 
 
 @mpi
