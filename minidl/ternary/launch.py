@@ -264,13 +264,15 @@ def _compile_first(argv: tuple[str, ...], env: tuple[tuple[str, str], ...]) -> N
 
 def warm_up() -> None:
     """Run every kernel of minidl.ternary once, on float32 and float64."""
-    from minidl.ternary import pack, ternarise
+    from minidl.ternary import allreduce, pack, ternarise
 
     for dtype in (np.float32, np.float64):
         trits = ternarise.Ternariser().trits(np.linspace(-1, 1, 99).astype(dtype))
+    allreduce.mean_of(trits, np.ones(1, np.float32), 2)
     pack.unpack_fields(pack.pack_fields(trits, 2), trits.size, 2)
     pack.unpack_2bit(pack.pack_2bit(trits), trits.size)
     pack.unpack_base(pack.pack_base(trits), trits.size)
+    pack.unpack_add(pack.pack_base(trits), trits)
 
 
 # ------------------------------------------------------------------------------------------------ results by file
