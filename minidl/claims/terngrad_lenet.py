@@ -81,7 +81,7 @@ def run(ctx: Context) -> None:
                 bar.set(jobs[0].name)
                 done = bar.done + (length := sum(job.length for job in jobs))
                 train_them = partial(
-                    run_jobs, HERE, ranks, jobs, bar, timeout=60 + 4 * length, threads=threads, folder=folder
+                    run_jobs, HERE, ranks, jobs, bar, timeout=60 + 20 * length, threads=threads, folder=folder
                 )
                 kept = ctx.kept(f"{len(jobs)} on {ranks} ranks from {jobs[0]}", train_them)
                 bar.update(done - bar.done)
