@@ -6,7 +6,11 @@ weights become 11.1 or 7.6 million. (Wen et al. 2018, table 2)
 A unit is one column of the table of words, which the output shares, and its rows and columns in all layers of the
 recurrent step. Here the published network, ten layers deep, is trained narrow: once dense, and once with a group Lasso
 on these units from the same first weights. Units that the Lasso emptied are taken out, and what is left goes on, for as
-many epochs in all. The published table's numbers of weights are computed at the published sizes.
+many epochs in all. A control asks whether the weights that are left matter, or only their number: drawn anew, they go
+through the epochs behind the cut alone. Every epoch is saved when it is done, and depends on nothing but the one before
+it: a run after Ctrl-C goes on behind the last one with the same numbers.
+
+The published table's numbers of weights are computed at the published sizes.
 """
 
 from __future__ import annotations
@@ -17,10 +21,12 @@ from typing import Any
 
 import numpy as np
 
+from minidl import checkpoint
 from minidl.claims.claim import OKABE_ITO, Claim, Context
 from minidl.claims.shrinking import said_by
 from minidl.data.text import UNK, TextSet, batch_stream
-from minidl.models.lstm_lm import perplexity, train_epoch
+from minidl.errors import DataError
+from minidl.models.lstm_lm import perplexity, perplexity_of_text, train_epoch
 from minidl.models.rhn import DENSE, Config, RHNLanguageModel
 from minidl.optim import SGD
 from minidl.sparsity import Certificate, GroupLasso, compact, groups, silence_, units
@@ -41,6 +47,12 @@ class Setting:
     lambdas: tuple[float, ...]  # tried on the validation part
     words: int | None  # of the training part
     vocabulary: int
+
+    @property
+    def sparse(self) -> Config:
+        """The dense model's sizes, with the sparse model's dropout."""
+        words, word_parts, state, output = (self.drop_sparse * p for p in self.config.drop)
+        return replace(self.config, drop=(words, word_parts, state, output))
 
 
 QUICK = Setting(
@@ -63,14 +75,17 @@ def run(ctx: Context) -> None:
     text = reduced(ctx.dataset("text"), s)
     held_back = [*batch_stream(text.valid, c.batch, c.steps)]
     batches = (len(text.train) // c.batch - 1) // c.steps
-    with ctx.progress(batches * c.epochs * (1 + trials), "training") as bar:
-        bar.set("dense model")
+    with ctx.progress(batches * (c.epochs * (2 + trials) - s.lasso_to), "training") as bar:
+        trainer = Trainer(ctx, text, c, bar)
         dense = new_model(ctx, text, c)
         x = inputs(dense, text, c)
-        curve = train(dense, text, c, bar, range(c.epochs))
-        found = [one for lam in s.lambdas if (one := shrunk_model(ctx, text, s, lam, bar)) is not None]
+        curve = trainer.train("dense model", dense, range(c.epochs))
+        found = [one for lam in s.lambdas if (one := shrunk_model(trainer, s, lam)) is not None]
+        best = min(found, key=lambda one: one.curve[-1], default=None)
+        if best is not None:
+            anew = new_model(ctx, text, replace(s.sparse, width=width(best.small)))
+            fresh = trainer.train("re-initialised", anew, range(s.lasso_to, c.epochs))
     gone_dense = float(np.mean(lasso(dense, x, 1.0).norms() == 0))
-    best = min(found, key=lambda one: one.curve[-1], default=None)
     gone = 0.0 if best is None else 1 - width(best.small) / c.width
     ctx.row(
         "units removed by training", said="830 become 517: 0.38, or 403: 0.51", measured=gone, unit="of all",
@@ -83,7 +98,7 @@ def run(ctx: Context) -> None:
     certificate = best.certificate
     random = perplexity(at_random(dense, x, width(best.small), ctx.rng("random units")), held_back) / curve[-1]
     both: tuple[Any, Any] = dense, best.small
-    test_dense, test_small = (perplexity(m, batch_stream(text.test, c.batch, c.steps)) for m in both)
+    test_dense, test_small = ctx.kept("test", lambda: [perplexity_of_text(m, text.test) for m in both])
     ctx.note(
         f"{len(text.train):,} training words, {len(text.vocabulary):,} different; depth {c.depth}, width {c.width}, "
         f"batch {c.batch}, {c.steps} steps, rate {c.lr:g}, {c.epochs} epochs, the Lasso in {s.lasso_from + 1} to "
@@ -99,6 +114,12 @@ def run(ctx: Context) -> None:
         measured=test_small / test_dense, criterion="at most 1.035", holds=test_small <= 1.035 * test_dense,
         trials=trials, control_holds=random <= 1.035,
         control={"what": "as many units silenced at random in the dense model (validation part)", "measured": random},
+    )  # fmt: skip
+    ratio, again = (values[-1] / curve[-1] for values in (best.curve, fresh))
+    ctx.row(
+        "validation perplexity at the end, small over dense", measured=ratio, criterion="at most 1.035",
+        holds=ratio <= 1.035, trials=trials, control_holds=again <= 1.035,
+        control={"what": "its weights drawn anew, trained as it is after the cut", "measured": again},
     )  # fmt: skip
     ctx.row("test perplexity of the dense model", said="65.4 with 830 units", measured=test_dense)
     ctx.row("test perplexity of the small model", said="65.4 with 517 units", measured=test_small)
@@ -118,8 +139,9 @@ def run(ctx: Context) -> None:
         said = round(TABLE[830] / TABLE[517], 2) if what == "weights" else None
         ctx.row(f"{what}, dense over small", said=said, measured=before / after, unit="times")
     ctx.figure(
-        lambda figure: draw(figure, {"dense": curve, "group Lasso": best.curve}, best.norms, s),
-        alt="Left: validation perplexity per epoch of the dense model and of the one that shrinks. "
+        lambda figure: draw(figure, {"dense": curve, "group Lasso": best.curve, "drawn anew": fresh}, best.norms, s),
+        alt="Left: validation perplexity per epoch of the dense model, of the one that shrinks, and of one that starts "
+        "behind the cut with weights drawn anew and lies far above both. "
         "Right: the length of every unit's weights, sorted, some of them exactly 0.",
         caption="The group Lasso empties units while the model learns. Those of length 0 are then taken out.",
     )
@@ -169,26 +191,21 @@ class Shrunk:
     wrong: float
 
 
-def shrunk_model(ctx: Context, text: TextSet, s: Setting, lam: float, bar) -> Shrunk | None:
+def shrunk_model(trainer: Trainer, s: Setting, lam: float) -> Shrunk | None:
     """Train densely, then with the Lasso, take the empty units out, and train what is left: as many epochs in all.
 
     None if the Lasso emptied no unit.
     """
-    bar.set(f"group Lasso, lambda {lam:g}")
-    c = s.config
-    words, word_parts, state, output = (s.drop_sparse * p for p in c.drop)
-    model = new_model(ctx, text, replace(c, drop=(words, word_parts, state, output)))
-    x = inputs(model, text, c)
-    curve = train(model, text, c, bar, range(s.lasso_from))
-    penalty = lasso(model, x, lam)
-    curve += train(model, text, c, bar, range(s.lasso_from, s.lasso_to), penalty)
-    if penalty.norms().all():
+    model = new_model(trainer.ctx, trainer.text, s.sparse)
+    x = inputs(model, trainer.text, s.config)
+    curve = trainer.train(f"group Lasso, lambda {lam:g}", model, range(s.lasso_to), lam, s.lasso_from)
+    norms = lasso(model, x, 1.0).norms()
+    if norms.all():
         return None
     small, certificate = compact(model, x)
     wrong = one_unit_more(small, x[0])
-    bar.set("the small model")
-    curve += train(small, text, c, bar, range(s.lasso_to, c.epochs))
-    return Shrunk(lam, small, certificate, curve, penalty.norms(), wrong)
+    curve = curve + trainer.train(f"small model, lambda {lam:g}", small, range(s.lasso_to, s.config.epochs))
+    return Shrunk(lam, small, certificate, curve, norms, wrong)
 
 
 def inputs(model: RHNLanguageModel, text: TextSet, c: Config):
@@ -201,17 +218,37 @@ def lasso(model: RHNLanguageModel, x, lam: float) -> GroupLasso:
     return GroupLasso(groups(model, x, by="unit"), lam=lam, per="sum", gap=1e-4)
 
 
-def train(model, text: TextSet, c: Config, bar, epochs: range, penalty: GroupLasso | None = None) -> list[float]:
-    """Truncated back-propagation through time; returns the validation perplexity after each epoch."""
-    optimizer = SGD(model.parameters(), lr=c.lr, weight_decay=c.weight_decay)
-    curve = []
-    for epoch in epochs:
-        optimizer.lr = c.rate(epoch)
-        callbacks = [] if penalty is None else [penalty]
-        stream = batch_stream(text.train, c.batch, c.steps)
-        train_epoch(model, stream, optimizer, clip=c.clip, callbacks=callbacks, progress=bar)
-        curve.append(perplexity(model, batch_stream(text.valid, c.batch, c.steps)))
-    return curve
+@dataclass(frozen=True)
+class Trainer:
+    """Trains the claim's models. Every epoch is kept where the claim keeps its parts."""
+
+    ctx: Context
+    text: TextSet
+    config: Config
+    bar: Any
+
+    def train(self, name: str, model, epochs: range, lam: float = 0.0, lasso_from: int = 0) -> list[float]:
+        """Truncated back-propagation through time, from epoch `lasso_from` on with the Lasso if lam is above 0.
+
+        Returns the validation perplexity after each epoch.
+        """
+        c, text, path, curve = self.config, self.text, self.ctx.part(name), []
+        if path is not None and path.exists():
+            try:
+                curve = list(checkpoint.load(path, model=model).extra["curve"])
+            except DataError:
+                pass  # damaged: from the start
+        self.bar.set(name)
+        self.bar.update(len(curve) * ((len(text.train) // c.batch - 1) // c.steps))
+        for epoch in epochs[len(curve) :]:
+            optimizer = SGD(model.parameters(), lr=c.rate(epoch), weight_decay=c.weight_decay)
+            callbacks = [lasso(model, inputs(model, text, c), lam)] if lam and epoch >= lasso_from else []
+            stream = batch_stream(text.train, c.batch, c.steps)
+            train_epoch(model, stream, optimizer, clip=c.clip, callbacks=callbacks, progress=self.bar)
+            curve.append(perplexity(model, batch_stream(text.valid, c.batch, c.steps)))
+            if path is not None:
+                checkpoint.save(path, model=model, extra={"curve": curve})
+        return curve
 
 
 def at_random(dense, x, keep: int, rng) -> Any:
@@ -233,8 +270,10 @@ def one_unit_more(small, ids) -> float:
 
 def draw(figure, history: dict[str, list[float]], norms: np.ndarray, s: Setting) -> None:
     curves, lengths = figure.subplots(1, 2)
-    for (name, values), colour, marker in zip(history.items(), (OKABE_ITO[5], OKABE_ITO[6]), "os", strict=True):
-        curves.plot(range(1, len(values) + 1), values, color=colour, marker=marker, label=name)
+    colours = OKABE_ITO[5], OKABE_ITO[6], OKABE_ITO[0]
+    for (name, values), colour, marker in zip(history.items(), colours, "os^", strict=True):
+        last = s.config.epochs
+        curves.plot(range(last + 1 - len(values), last + 1), values, color=colour, marker=marker, label=name)
     curves.axvspan(s.lasso_from + 0.5, s.lasso_to + 0.5, color=OKABE_ITO[2], alpha=0.25, label="Lasso on")
     curves.set(xlabel="epoch", ylabel="validation perplexity", yscale="log")
     curves.legend()
