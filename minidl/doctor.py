@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import os
 import platform
+import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -175,6 +176,10 @@ def check_mpi() -> Iterator[Finding]:
             return
     if seen == [2, 2]:
         yield "ok", f"mpi4py {_version('mpi4py')}, and an mpirun that matches it: 2 ranks see each other", ""
+        (mpirun, family), typed = launch.find_mpirun(), shutil.which("mpirun")
+        if typed and not launch.belongs_to(typed, family):
+            what = f"a plain `mpirun` is {typed} in this shell, which is not of {family}, as mpi4py is"
+            yield "note", what, f"minidl mpirun -n 2 SCRIPT, or {mpirun} -n 2 python -m mpi4py SCRIPT"
     else:
         remedy = "pip install --force-reinstall 'minidl[mpi]' in an environment with no other MPI"
         yield "fails", f"of 2 ranks each sees {seen}, not 2: mpirun and mpi4py belong to different MPIs", remedy

@@ -1,5 +1,6 @@
 """The doctor: what it finds, what it advises, and its exit status."""
 
+import os
 import sys
 
 import pytest
@@ -91,6 +92,16 @@ def test_the_exit_status_is_the_core_s(monkeypatch, capsys, broken, status):
 def test_two_real_ranks_see_each_other():
     pytest.importorskip("mpi4py")
     assert [state for state, _, _ in doctor.check_mpi()] == ["ok"]
+
+
+@pytest.mark.mpi
+def test_an_mpirun_of_another_mpi_on_the_path_is_told(monkeypatch, tmp_path):
+    pytest.importorskip("mpi4py")
+    (tmp_path / "mpirun").write_text("#!/bin/sh\necho HAL 9000\n")
+    (tmp_path / "mpirun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    (works, _, _), (state, what, remedy) = doctor.check_mpi()
+    assert (works, state) == ("ok", "note") and f"{tmp_path}/mpirun" in what and "minidl mpirun -n 2" in remedy
 
 
 def test_the_environment_of_a_report_names_the_kernel():

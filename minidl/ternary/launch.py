@@ -43,8 +43,8 @@ RESULTS = "MINIDL_RESULTS"
 THREAD_VARIABLES = ("OPENBLAS_NUM_THREADS", "OMP_NUM_THREADS", "MKL_NUM_THREADS", "NUMBA_NUM_THREADS")
 BLAS_RESTS = {"OPENBLAS_THREAD_TIMEOUT": "16"}
 """BLAS's threads wait for 2^16 ticks of the clock for the next product, not for 2^26; see fast/linear.py."""
-FAMILIES = (("Open MPI", "Open MPI"), ("Intel", "Intel"), ("MPICH", "HYDRA"))
-"""How each MPI calls itself: in its library's version, and in what its `mpirun --version` prints."""
+FAMILIES = {"Open MPI": "open mpi", "Intel": "intel", "MPICH": "hydra"}
+"""How each MPI calls itself: in its library's version, and in what its `mpirun --version` prints (small letters)."""
 MPI_SETTINGS = {
     "MPIR_CVAR_POLLS_BEFORE_YIELD": "10",  # MPICH: a rank that waits gives its core to one that works
     "MPIR_CVAR_ENABLE_HEAVY_YIELD": "1",
@@ -86,18 +86,23 @@ def find_mpirun() -> tuple[str, str]:
     if library.returncode:
         reason = (library.stderr.strip().splitlines() or ["it gave no reason"])[-1]
         raise MissingExtra(f"mpi4py finds no MPI library ({reason}): {install}")
-    name, runner = next((f for f in FAMILIES if f[0] in library.stdout), ("MPI", ""))
+    name = next((f for f in FAMILIES if f in library.stdout), "MPI")
     here = os.path.dirname(sys.executable)
     found = []
     for place in [here, *os.get_exec_path()]:
         mpirun = shutil.which("mpirun", path=place) or shutil.which("mpiexec", path=place)
         if mpirun and mpirun not in found:
             found.append(mpirun)
-            version = subprocess.run([mpirun, "--version"], capture_output=True, text=True)
-            if runner.lower() in (version.stdout + version.stderr).lower():
+            if belongs_to(mpirun, name):
                 return mpirun, name
     other = f"; {', '.join(found)} belongs to another MPI" if found else ""
     raise MissingExtra(f"mpi4py uses {name}, but there is no mpirun of {name}{other}: {install}")
+
+
+def belongs_to(mpirun: str, family: str) -> bool:
+    """Does this mpirun, by what it says of itself, start programs of that MPI?"""
+    version = subprocess.run([mpirun, "--version"], capture_output=True, text=True)
+    return FAMILIES.get(family, "") in (version.stdout + version.stderr).lower()
 
 
 def _clean_environment() -> dict[str, str]:
