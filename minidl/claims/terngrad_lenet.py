@@ -210,6 +210,12 @@ def bytes_rows(ctx: Context, ternary: dict, float_: dict, steps: int) -> None:
     ctx.row("bytes per step and rank, float", measured=floats / steps, unit="bytes")
 
 
+def same(*results: dict) -> int:
+    """How many of all these ranks have the checksum of the first one's weights."""
+    crcs = [crc for result in results for crc in result["crcs"]]
+    return sum(crc == crcs[0] for crc in crcs)
+
+
 def exchange_rows(ctx: Context, of_ranks: list[tuple[int, Found]]) -> None:
     """What a few steps on 1, 2 and 4 ranks say: the same bits however the trits travel, and on however many ranks."""
     here = of_ranks[0][1]
@@ -225,13 +231,10 @@ def exchange_rows(ctx: Context, of_ranks: list[tuple[int, Found]]) -> None:
         control={"what": "trits summed by MPI", "measured": float_["bytes"] / here[two]["bytes"]},
         control_holds=float_["bytes"] >= 19.9 * here[two]["bytes"],
     )  # fmt: skip
-    same = lambda *results: (
-        max(crcs := [c for r in results for c in r["crcs"]], key=crcs.count) and (sum(c == crcs[0] for c in crcs))
-    )
     ctx.row(
         f"ranks whose weights have one CRC32 after {SHORT} steps, whether MPI sums the trits or ranks gather them",
         measured=same(here[two], gather), unit="of 4", criterion="all", holds=same(here[two], gather) == 4,
-        control={"what": "no exchange, and signs summed: 4 ranks' weights", "measured": same(alone, sign)},
+        control={"what": "the exchange skipped, and the sign ternarised", "measured": same(alone, sign)},
         control_holds=same(alone, sign) == 4,
     )  # fmt: skip
     eight = [[found[replace(two, mode=mode, workers=8)] for _, found in of_ranks] for mode in ("ternary", "float")]

@@ -52,7 +52,8 @@ class DataParallel:
     keep_float: which parameters stay in float also in the ternary modes: "last layer", as TernGrad keeps it, a function
         of (name, p), or a number of elements below which a parameter does (9,217 for TernGrad's AlexNet)
     workers: how many virtual workers the ranks stand for together, at least one each; None: exactly one each
-    model: whose BatchNorm and dropout become each worker's own; None for plain arrays
+    model: whose BatchNorm and dropout become each worker's own, inside `worker`; without it ranks that start from one
+        seed draw the same masks. None for plain arrays
     exchange: a function like `ternary_allreduce`, for the ternary modes, in the place of the mode's own
     """
 
@@ -84,6 +85,8 @@ class DataParallel:
         layer = lambda name: name.rpartition(".")[0]
         if keep_float == "last layer":
             return lambda name, p: layer(name) == layer(self.params[-1][0])
+        if isinstance(keep_float, str):
+            raise InputError(f"keep_float={keep_float!r} is not 'last layer', a number of elements or a function")
         return lambda name, p: p.data.size < (keep_float or 0)
 
     @contextmanager

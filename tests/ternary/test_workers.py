@@ -199,6 +199,8 @@ def test_what_cannot_be_is_refused():
         DataParallel([("a", P())], comm, "binary")
     with pytest.raises(InputError, match="0 workers on 1 ranks"):
         DataParallel([("a", P())], comm, workers=0)
+    with pytest.raises(InputError, match="keep_float='biases' is not 'last layer', a number"):
+        DataParallel([("a", P())], comm, keep_float="biases")
     parallel = DataParallel([("a", P())], comm, workers=3)
     with (
         pytest.raises(InputError, match=r"worker 3 is not this rank's: it has \[0, 1, 2\] of 3"),
