@@ -8,7 +8,8 @@ A small vocabulary, one concept a file:
     penalty.py       two rules, and when in a training step each of them acts;  pull.py: how far, behind which optimizer
     group_lasso.py   the penalty on the norms of groups;  prox.py: the step that makes them exactly 0;  metric.py: the
                      same behind Adam;  l1.py: single weights, to compare with
-    steer.py         lambda chosen while training, for a wanted sparsity, cost or latency;  report.py: tables by epoch
+    steer.py         lambda chosen while training, for a wanted sparsity, cost or latency;  latency.py: the
+                     compacted network's time, beside the dense one's;  report.py: tables by epoch
     freeze.py        zeros that stay 0 while the rest is fine-tuned
     removable.py     which units do nothing: the ones that nobody reads, and the ones that are constant
     branches.py      which branches are constant and can leave as a whole
@@ -28,6 +29,7 @@ from minidl.sparsity.function import Function
 from minidl.sparsity.group_lasso import GroupLasso
 from minidl.sparsity.groups import Groups, groups, own_groups
 from minidl.sparsity.l1 import L1
+from minidl.sparsity.latency import Latency
 from minidl.sparsity.report import Report, Sparsity, sparsity_of
 from minidl.sparsity.roofline import Machine, measured_machine, roofline
 from minidl.sparsity.saved import load_compacted
@@ -35,7 +37,7 @@ from minidl.sparsity.steer import Steer
 from minidl.sparsity.units import Unit, silence_, units
 
 __all__ = [
-    "L1", "Certificate", "CompactEvery", "Cost", "FrozenZeros", "Function", "GroupLasso", "Groups", "Machine",
-    "NothingToRemove", "Report", "Sparsity", "Steer", "Unit", "compact", "cost", "freeze_zeros", "groups",
+    "L1", "Certificate", "CompactEvery", "Cost", "FrozenZeros", "Function", "GroupLasso", "Groups", "Latency",
+    "Machine", "NothingToRemove", "Report", "Sparsity", "Steer", "Unit", "compact", "cost", "freeze_zeros", "groups",
     "load_compacted", "measured_machine", "own_groups", "roofline", "silence_", "sparsity_of", "units",
 ]  # fmt: skip

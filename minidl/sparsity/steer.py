@@ -18,6 +18,7 @@ import numpy as np
 from minidl.callbacks import Callback
 from minidl.errors import InputError
 from minidl.sparsity.cost import cost
+from minidl.sparsity.latency import Latency
 from minidl.sparsity.penalty import Penalty
 
 
@@ -25,11 +26,18 @@ class Steer(Callback):
     """Change the lambda of a penalty every `every` steps of `fit`, so that what is measured arrives at `target`.
 
     measure: "sparsity", the share of groups (of weights for L1) that are 0 | "macs", the share of the first
-    multiply-adds that is left when zero rows and columns are skipped (cost.py; x: one sample) | a function
-    model -> number that falls as lambda rises, such as the measured seconds of the compacted model (target in the same
-    units). over: steps until the target is to be reached; the rest of the run holds it. Ask for about half of the run.
-    history: (step, lambda, measured) of every change. The penalty's lambda is the start, a factor of 10,000 either way
-    the limit.
+    multiply-adds that is left when zero rows and columns are skipped (cost.py; x: one sample) | "latency", the share of
+    the dense network's measured time that the compacted one takes (latency.py; x: a batch) | a function model -> number
+    that falls as lambda rises, such as Latency(x) with options of its own (target in the same units). over: steps until
+    the target is to be reached; the rest of the run holds it. Ask for about half of the run. every: a look at latency
+    compacts the network, so give it some hundred steps, or an epoch. history: (step, lambda, measured) of every change.
+    The penalty's lambda is the start, a factor of 10,000 either way the limit.
+
+        fit(model, batches, optimizer, epochs=20, callbacks=[penalty, Steer(
+            penalty, 0.5, "latency", over=10 * len(batches), every=len(batches), x=batch)])    # twice as fast
+
+    At the first step InputError is raised if the target cannot be reached, because it is missed with every weight of
+    the penalty 0 or met while no group is.
     """
 
     def __init__(
@@ -37,17 +45,20 @@ class Steer(Callback):
         x=None, gain: float = 2.0, ahead: float = 5.0,
     ):  # fmt: skip
         share = not callable(measure)
-        if share and measure not in ("sparsity", "macs"):
-            raise InputError(f"measure={measure!r} is not 'sparsity', 'macs' or a function of the model")
+        if share and measure not in ("sparsity", "macs", "latency"):
+            raise InputError(f"measure={measure!r} is not 'sparsity', 'macs', 'latency' or a function of the model")
         if not (0 < target < 1 if share else 0 < target < np.inf):
             raise InputError(f"target {target} must lie between 0 and {'1: it is a share' if share else 'infinity'}")
         if measure == "macs" and x is None:
             raise InputError("measure='macs' counts multiply-adds on the tape of model(x): give x, one sample")
+        if measure == "latency" and x is None:
+            raise InputError("measure='latency' is the time of model(x): give x, a batch as inference will have it")
         if every < 1 or over < every:
             raise InputError(f"every {every}, over {over} steps: both at least 1, and over no shorter than every")
         if callable(penalty._lam):
             raise InputError("this penalty's lambda follows a schedule: give it a number, from which steering starts")
-        self.penalty, self.target, self.measure, self.x = penalty, float(target), measure, x
+        self.penalty, self.target, self.x = penalty, float(target), x
+        self.measure = Latency(x) if measure == "latency" else measure
         self.every, self.over, self.gain, self.ahead = every, over, gain, ahead
         self.history: list[tuple[int, float, float]] = []
         self._macs, self._limits = 0, (penalty.lam / 1e4, penalty.lam * 1e4)
@@ -72,9 +83,33 @@ class Steer(Callback):
 
     def on_start(self, run) -> None:
         self._first, self._start, self._norms = self.measured(run.model), run.step, self.penalty.norms()
-        falls = self.measure != "sparsity"
-        self._unit = -abs(self._first) if falls else 1.0
+        self._unit = 1.0
+        if self.measure != "sparsity":
+            self._unit = -abs(self._first)
+            self._check_reach(run.model)
         self._log = log(self.penalty.lam)
+
+    def _check_reach(self, model) -> None:
+        """Refuse a target that is below what is left when all the penalty's weights are 0, or above the start."""
+        if self._norms.all() and self._first <= self.target:
+            raise InputError(
+                f"target {self.target:g} is met before any group is 0: {self.measure} is {self._first:g} now; give a "
+                "smaller one, in the units of what is measured"
+            )
+        parameters = list(self.penalty.parameters.values())
+        whole = [p.data for p in parameters]
+        try:
+            for p in parameters:
+                p.data = np.zeros_like(p.data)
+            least = self.measured(model)
+        finally:
+            for p, data in zip(parameters, whole, strict=True):
+                p.data = data
+        if least > self.target:
+            raise InputError(
+                f"target {self.target:g} cannot be reached: {self.measure} is {self._first:g} now, and still {least:g} "
+                "with all weights of the penalty 0; give a larger one, or put groups on more layers"
+            )
 
     def after_step(self, run) -> None:
         if not hasattr(self, "_first"):  # in a loop of one's own, which has no on_start

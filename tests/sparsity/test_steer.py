@@ -125,8 +125,9 @@ def test_plain_l1_is_steered_too():
     [
         ({"target": 1.2}, "target 1.2 must lie between 0 and 1"),
         ({"target": -1, "measure": len}, "between 0 and infinity"),
-        ({"target": 0.5, "measure": "speed"}, "is not 'sparsity', 'macs' or a function"),
+        ({"target": 0.5, "measure": "speed"}, "is not 'sparsity', 'macs', 'latency' or a function"),
         ({"target": 0.5, "measure": "macs"}, "give x, one sample"),
+        ({"target": 0.5, "measure": "latency"}, "give x, a batch"),
         ({"target": 0.5, "every": 0}, "every 0, over 100 steps"),
     ],
 )
