@@ -67,11 +67,11 @@ class Finished:
 def list_claims() -> str:
     """The claims with their chapter and expected durations, as `--list` prints them."""
     found, failed = claims.discover()
-    lines = [f"{'claim':18}{'chapter':9}{'--quick':>9}{'--full':>9}   what it shows"]
+    lines = [f"{'claim':22}{'chapter':9}{'--quick':>9}{'--full':>9}   what it shows"]
     for claim in found.values():
         quick, full = (f"{claim.seconds[mode]:.0f} s" for mode in ("quick", "full"))
-        lines.append(f"{claim.name:18}{claim.chapter!s:9}{quick:>9}{full:>9}   {claim.title}")
-    lines += [f"{name:18}cannot be loaded here: {error}" for name, error in failed.items()]
+        lines.append(f"{claim.name:22}{claim.chapter!s:9}{quick:>9}{full:>9}   {claim.title}")
+    lines += [f"{name:22}cannot be loaded here: {error}" for name, error in failed.items()]
     return "\n".join(lines)
 
 
