@@ -9,9 +9,8 @@ in trits. Then rank 0 prints what each rank had to send for it, and how far the 
 
 import numpy as np
 
-from minidl.ternary.allreduce import float_allreduce, share_scales, ternary_allreduce
+from minidl.ternary.allreduce import float_allreduce, gather_allreduce, share_scales, ternary_allreduce
 from minidl.ternary.comm import world
-from minidl.ternary.pack import pack_message
 from minidl.ternary.ternarise import Ternariser
 
 D = 1_000_000
@@ -40,16 +39,20 @@ print(f"rank {rank}: g = {np.round(gradient[:6], 2)}...  s = {s[0]:.3f}  trits {
 with comm.ledger.about("gradient", "trits"):
     cheap = ternary_allreduce(trits, s, comm)
 
-# 4. To one neighbour (a file, a parameter server) five trits go into one byte, below a header with a checksum.
-message = pack_message(trits, s[0], step=0, ranks=ranks)
+# 4. Or pack five trits into each byte, below a header with a checksum, and let everybody hear everybody: fewer bytes
+#    for two ranks, more for many. The sum is one of integers, so the mean is the same to the last bit.
+with comm.ledger.about("gradient", "messages"):
+    assert np.array_equal(gather_allreduce(trits, s, comm), cheap)
 
 comm.Barrier()
 if rank == 0:
     dear, small = comm.ledger.total(phase="float"), comm.ledger.total(phase="scale") + comm.ledger.total(phase="trits")
+    packed = comm.ledger.total(phase="messages")
     error = np.sqrt(np.mean((cheap - mean) ** 2) / np.mean(mean**2))
-    print(f"\nbytes that each of {ranks} ranks handed to Allreduce for {D:,} numbers")
+    print(f"\nbytes that each of {ranks} ranks handed to MPI for {D:,} numbers")
     print(f"  32-bit floats  {dear:>10,}   {8 * dear / D:5.2f} bits a number")
     print(f"  trits, summed  {small:>10,}   {8 * small / D:5.2f} bits a number, {dear / small:.1f} times fewer")
-    print(f"as one packed message it would be {message.size:,} bytes: {4 * D / message.size:.1f} times fewer")
+    print(f"  packed message {packed:>10,}   {8 * packed / D:5.2f} bits a number, {dear / packed:.1f} times fewer;")
+    print("                 as many come from every other rank")
     print(f"the cheap mean is off by {error:.2f} of its length in this one draw; over all numbers the errors average")
     print(f"out to {abs((cheap - mean).mean()):.4f}, as they do over the steps of training")

@@ -20,7 +20,8 @@ PROOF = ("golden", "test_proof.py", "test_rules.py", "test_methods.py", "test_lo
          "test_locate.py", "test_arguments.py", "layers", "ternary/test_pack.py",
          "ternary/test_ternarise.py")  # fmt: skip
 MANY = ("measured_sizes", "over_all_draws", "symmetry", "unbiased", "variance", "gaussian", "uniform", "boundary",
-        "own_scale")  # fmt: skip  # tests of millions of numbers, or float32 at full size
+        "own_scale", "many_lanes", "proof_refuses", "no_coordinate", "noise_of", "bias_is")  # fmt: skip
+"""Tests of millions of numbers, or float32 at full size."""
 
 
 def run(*arguments: str) -> str:

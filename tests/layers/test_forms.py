@@ -72,7 +72,8 @@ CASES: dict[str, list] = {
         ("2 groups", normal((2, 4, 4, 4), (6, 2, 3, 3), (6,)), {"groups": 2, "padding": 1}),
         ("depthwise", normal((2, 3, 5, 5), (3, 1, 3, 3), (3,)), {"groups": 3, "padding": 2, "stride": 2}),
         (
-            "height and width differ", normal((2, 2, 7, 6), (3, 2, 3, 2), (3,)),
+            "height and width differ",
+            normal((2, 2, 7, 6), (3, 2, 3, 2), (3,)),
             {"stride": (2, 1), "padding": (0, 2), "dilation": (1, 2)},
         ),
         ("one of each", normal((1, 1, 1, 1), (1, 1, 1, 1), (1,)), {}),
@@ -81,7 +82,8 @@ CASES: dict[str, list] = {
     "conv2d_kept": [
         ("some positions", [*normal((2, 3, 5, 6), (4, 3)), KEPT, *normal((4,))], {"kernel": 3}),
         (
-            "no bias, height and width differ", [*normal((1, 3, 7, 6), (2, 3)), KEPT],
+            "no bias, height and width differ",
+            [*normal((1, 3, 7, 6), (2, 3)), KEPT],
             {"kernel": (3, 2), "stride": (2, 1), "padding": (1, 2), "dilation": (1, 2)},
         ),
         ("one of each", [*normal((1, 1, 1, 1), (1, 1)), np.zeros((3, 1), int)], {"kernel": 1}),
@@ -103,7 +105,8 @@ CASES: dict[str, list] = {
         ("padding", normal((2, 2, 5, 6)), {"kernel": 3, "stride": 2, "padding": 1}),
         ("rounded up", normal((1, 2, 6, 8)), {"kernel": 3, "stride": 2, "padding": 1, "ceil_mode": True}),
         (
-            "the image alone counts", normal((1, 2, 6, 8)),
+            "the image alone counts",
+            normal((1, 2, 6, 8)),
             {"kernel": 3, "stride": 2, "padding": 1, "ceil_mode": True, "count_include_pad": False},
         ),
         ("one pixel", normal((2, 3, 1, 1)), {"kernel": 1, "stride": 1}),

@@ -8,7 +8,7 @@ import pytest
 from minidl import backend
 from minidl.errors import InputError
 from minidl.ternary.pack import ternarise_pack, unpack_base
-from minidl.ternary.ternarise import LANES, Ternariser, draw_key, draws, scale_of, ternarise, trits_of
+from minidl.ternary.ternarise import LANES, LARGEST, Ternariser, draw_key, draws, scale_of, ternarise, trits_of
 
 ALL = 2**24
 needs_numba = pytest.mark.skipif(not backend._fast_module("ternarise"), reason="Numba or minidl/fast is not there")
@@ -267,25 +267,58 @@ def test_chunks_of_a_tensor_give_the_trits_of_the_whole(form, start):
 # ------------------------------------------------------------------------------------------------ both forms, same bits
 
 
+def both_forms(function):
+    found = []
+    for form in ("numpy", "numba"):
+        with backend.form(form):
+            found.append(function())
+    for one, other in zip(*found, strict=True):
+        assert one.dtype == other.dtype and np.array_equal(one, other)
+    return found[0]
+
+
+def drawn_and_packed(n, dtype, scale):
+    g, ternariser = gaussian(n, seed=n, dtype=dtype) * dtype(1e-3), Ternariser(scale)
+    key, block = draw_key(n, 1, 2, 3), ternariser.block(n)
+
+    def draw():
+        own = ternariser.scales(g)
+        shared = own * np.float32(1.3)
+        trits, packed = ternarise(g, shared, key, own, block), ternarise_pack(g, shared, key, own, block)
+        return own, trits, packed, ternarise_pack(g, own, key, own, block, 2**33)
+
+    _, trits, packed, _ = both_forms(draw)
+    assert np.array_equal(unpack_base(packed, n), trits)
+
+
 @needs_numba
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 def test_numpy_and_numba_give_the_same_bits(dtype):
-    for n in (0, 1, 5, 63, 64, 1000, LANES - 1, LANES, LANES + 1, 8 * LANES, 17 * LANES + 5):
-        g = gaussian(n, seed=n, dtype=dtype) * dtype(1e-3)
-        for scale in ("tensor", 7, 64, 1000) if n > 5000 else ("tensor", 1, 7, 64, 1000):
-            ternariser, found = Ternariser(scale, seed=n), []
-            for form in ("numpy", "numba"):
-                with backend.form(form):
-                    own = ternariser.scales(g)
-                    shared = own * np.float32(1.3)
-                    key, block = draw_key(n, 1, 2, 3), ternariser.block(n)
-                    trits = ternarise(g, shared, key, own, block)
-                    packed = ternarise_pack(g, shared, key, own, block)
-                    found.append((own, trits, packed, ternarise_pack(g, own, key, own, block, 2**33)))
-            for one, other in zip(*found, strict=True):
-                assert one.dtype == other.dtype and np.array_equal(one, other), (n, scale)
-            assert np.array_equal(unpack_base(packed, n), trits)
+    for n in (0, 1, 5, 63, 64, 1000):
+        for scale in ("tensor", 1, 7, 64, 1000):
+            drawn_and_packed(n, dtype, scale)
     assert all(backend.calls[name, "numba"] for name in ("ternarise", "ternarise_pack", "moments"))
+
+
+@needs_numba
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_of_many_lanes_numpy_and_numba_give_the_same_bits(dtype):
+    for n in (LANES - 1, LANES, LANES + 1, 8 * LANES, 17 * LANES + 5):
+        for scale in ("tensor", 1000):
+            drawn_and_packed(n, dtype, scale)
+
+
+@needs_numba
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_at_every_pair_of_scales_numpy_and_numba_give_the_same_bits(dtype):
+    """Zero, denormal and the largest; a worker's own scale below, at and above the shared one; numbers beyond both."""
+    scales, key = np.array([0, 1e-45, 1e-38, 0.3, 1, 3e38], np.float32), draw_key(0, 0, 0, 0)
+    for s in scales[:, None]:
+        for own in scales[:, None]:
+            units = np.array([0, 1e-9, 0.25, 0.5, 1, 1 + 1e-6, 1e3])
+            g = np.concatenate([-units * s, units * s, units * own, [LARGEST, -1e-45]])
+            g = np.clip(g, -LARGEST, LARGEST).astype(dtype)  # beyond, scale_of refuses
+            both_forms(lambda g=g, s=s, own=own: [ternarise(g, s, key, own, g.size)])
 
 
 def test_hash_vectors_pin_the_stream():
