@@ -1,4 +1,4 @@
-"""Augmentation: the same picture, shifted by a few pixels or mirrored, is still the same class.
+"""Augmentation: the same picture, shifted by a few pixels, mirrored or darker, is still the same class.
 
 Every function takes the images of a minibatch and the Generator that draws, and returns new images; a DataLoader calls
 it as its `transform`. (padding 4 and mirroring: He et al. 2016, CIFAR-10)
@@ -39,6 +39,27 @@ def random_mirror(x: np.ndarray, rng: np.random.Generator, p: float = 0.5) -> np
 def crop_and_mirror(x: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     """random_crop with padding 4, then random_mirror: the usual augmentation of small colour pictures."""
     return random_mirror(random_crop(x, rng), rng)
+
+
+def jitter(
+    x: np.ndarray, rng: np.random.Generator, brightness: float = 63 / 255, contrast: tuple[float, float] = (0.2, 1.8)
+) -> np.ndarray:
+    """Make every image lighter or darker, then its contrast weaker or stronger: y = m + f (x + d - m).
+
+    d uniform in [-brightness, brightness], in the pixels' unit (63 for 0 ... 255, 63/255 for 0 ... 1); f uniform in
+    `contrast`; m the mean of each channel of x + d. d and f are an image's own, the same for its channels. Nothing is
+    cut off at black or white. x: (N, H, W) or (N, C, H, W), floats -> the same shape and dtype.
+    Raises ShapeError, InputError. (TensorFlow's tutorial on CIFAR-10)
+    """
+    _check("jitter", x, rng)
+    if x.dtype.kind != "f":
+        raise InputError(f"jitter: {x.dtype} cannot hold darker than black; divide by 255 first")
+    if brightness < 0 or not 0 <= contrast[0] <= contrast[1]:
+        raise InputError(f"jitter: brightness {brightness} and contrast {contrast}; give 0 <= b and 0 <= low <= high")
+    each = (len(x), *[1] * (x.ndim - 1))
+    lighter = x + rng.uniform(-brightness, brightness, each).astype(x.dtype)
+    mean = lighter.mean((-2, -1), keepdims=True)
+    return mean + rng.uniform(*contrast, each).astype(x.dtype) * (lighter - mean)
 
 
 def _check(name: str, x: np.ndarray, rng) -> None:

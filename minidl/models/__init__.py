@@ -1,6 +1,7 @@
 """Models: each readable beside its paper."""
 
 from minidl.models.alexnet import AlexNet, alexnet
+from minidl.models.cifarnet import CifarNet, cifarnet
 from minidl.models.convnet import ConvNet, convnet
 from minidl.models.googlenet import GoogLeNet, googlenet
 from minidl.models.lenet import LeNet, lenet_caffe, lenet_terngrad
@@ -11,7 +12,7 @@ from minidl.models.rhn import RHNLanguageModel
 from minidl.models.vgg import VGG, vgg
 
 __all__ = [
-    "SETTINGS", "VGG", "AlexNet", "ConvNet", "GoogLeNet", "LSTMLanguageModel", "LeNet", "RHNLanguageModel", "ResNet",
-    "alexnet", "convnet", "f1", "generate", "googlenet", "lenet_caffe", "lenet_terngrad", "mlp", "perplexity", "resnet",
-    "vgg",
+    "SETTINGS", "VGG", "AlexNet", "CifarNet", "ConvNet", "GoogLeNet", "LSTMLanguageModel", "LeNet", "RHNLanguageModel",
+    "ResNet", "alexnet", "cifarnet", "convnet", "f1", "generate", "googlenet", "lenet_caffe", "lenet_terngrad", "mlp",
+    "perplexity", "resnet", "vgg",
 ]  # fmt: skip

@@ -50,9 +50,14 @@ def lenet_terngrad(rng: np.random.Generator) -> LeNet:
     model = LeNet(padding=2, relu_after_conv=True, rng=rng)
     for layer, std in (("conv1", 0.05), ("conv2", 0.05), ("ip1", 0.048), ("ip2", 0.0767)):
         weight, bias = getattr(model, layer).weight, getattr(model, layer).bias
-        draw = rng.standard_normal(weight.shape)
-        while (far := np.abs(draw) > 2).any():
-            draw[far] = rng.standard_normal(far.sum())
-        weight.data = (std * draw).astype(np.float32)
+        weight.data = cut_normal(weight.shape, std, rng)
         bias.data = np.zeros(bias.shape, np.float32)
     return model
+
+
+def cut_normal(shape: tuple[int, ...], std: float, rng: np.random.Generator) -> np.ndarray:
+    """Normal weights, float32; what lies beyond two standard deviations is drawn again."""
+    draw = rng.standard_normal(shape)
+    while (far := np.abs(draw) > 2).any():
+        draw[far] = rng.standard_normal(far.sum())
+    return (std * draw).astype(np.float32)

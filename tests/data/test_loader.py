@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from minidl import backend
-from minidl.data.augment import crop_and_mirror, random_crop, random_mirror
+from minidl.data.augment import crop_and_mirror, jitter, random_crop, random_mirror
 from minidl.data.loader import DataLoader, batches
 from minidl.errors import InputError, ShapeError
 
@@ -154,6 +154,23 @@ def test_random_mirror_mirrors_about_half():
     np.testing.assert_array_equal(random_mirror(PICTURES, np.random.default_rng(0), p=1), PICTURES[..., ::-1])
 
 
+def test_jitter_changes_light_then_contrast_each_picture_by_itself():
+    x = np.random.default_rng(1).random((2000, 2, 3, 4))
+    y, rng = jitter(x, np.random.default_rng(0)), np.random.default_rng(0)
+    light, factor = rng.uniform(-63 / 255, 63 / 255, 2000), rng.uniform(0.2, 1.8, 2000)
+    for n in (0, 7, 1999):
+        for channel, made in zip(x[n] + light[n], y[n], strict=True):
+            np.testing.assert_allclose(made, channel.mean() + factor[n] * (channel - channel.mean()), atol=1e-12)
+    shift = (y - x).mean((1, 2, 3))
+    assert shift.min() < -0.24 and shift.max() > 0.24 and abs(shift.mean()) < 0.02
+    spread = y.std((2, 3)) / x.std((2, 3))
+    assert spread.min() < 0.21 and spread.max() > 1.79 and abs(spread.mean() - 1) < 0.05
+    np.testing.assert_allclose(spread[:, 0], spread[:, 1], err_msg="channels keep their balance")
+    same = jitter(x[:, 0].astype(np.float32), rng, 0.0, (1.0, 1.0))
+    np.testing.assert_allclose(same, x[:, 0], atol=1e-6)
+    assert same.dtype == np.float32 and same.shape == (2000, 3, 4)
+
+
 def test_augmentation_refuses_what_is_no_picture_and_what_cannot_draw():
     rng = np.random.default_rng(0)
     with pytest.raises(ShapeError, match=r"\(23, 4\)"):
@@ -162,5 +179,9 @@ def test_augmentation_refuses_what_is_no_picture_and_what_cannot_draw():
         list(DataLoader(PICTURES, 4, transform=random_mirror))
     with pytest.raises(InputError, match="-1"):
         random_crop(PICTURES, rng, padding=-1)
+    with pytest.raises(InputError, match="uint8"):
+        jitter(PICTURES.astype(np.uint8), rng)
+    with pytest.raises(InputError, match=r"\(1, 0.5\)"):
+        jitter(PICTURES, rng, contrast=(1, 0.5))
     with pytest.raises(InputError, match="p = 2"):
         random_mirror(PICTURES, rng, p=2)

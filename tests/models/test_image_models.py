@@ -8,7 +8,7 @@ import pytest
 from minidl import Tensor, backend
 from minidl.errors import InputError, ShapeError
 from minidl.layers import BatchNorm2d, Conv2d, cross_entropy
-from minidl.models import alexnet, convnet, googlenet, resnet, vgg
+from minidl.models import alexnet, cifarnet, convnet, googlenet, resnet, vgg
 from minidl.sparsity import cost
 
 
@@ -34,6 +34,7 @@ def counted(model, size):
     "build, size, weights, macs",
     [
         (lambda r: convnet(rng=r), 32, 89_578, 12_298_240),
+        (lambda r: cifarnet(rng=r), 24, 1_068_298, 18_470_784),
         (lambda r: alexnet(rng=r), 227, 60_965_224, 724_406_816),
         pytest.param(lambda r: vgg("A", rng=r), 224, 132_863_336, 7_609_090_048, marks=pytest.mark.slow),
         pytest.param(lambda r: vgg("16", rng=r), 224, 138_357_544, 15_470_264_320, marks=pytest.mark.slow),
@@ -44,7 +45,7 @@ def counted(model, size):
         (lambda r: resnet(44, rng=r), 32, 658_586, 97_174_144),
         (lambda r: resnet(56, rng=r), 32, 853_018, 125_485_696),
     ],
-    ids=["convnet", "alexnet", "vgg_a", "vgg_16", "googlenet", "resnet20", "resnet20b", "resnet32", "44", "56"],
+    ids="convnet cifarnet alexnet vgg_a vgg_16 googlenet resnet20 resnet20b resnet32 44 56".split(),
 )  # fmt: skip
 def test_weights_and_multiply_adds_are_the_published_ones(build, size, weights, macs):
     found = counted(build(Zeros()), size)
@@ -78,6 +79,7 @@ def test_alexnet_has_the_matrix_products_of_caffenet():
 SMALL = {
     "convnet": (lambda r: convnet(size=16, rng=r), 16),
     "convnet with dropout": (lambda r: convnet(size=13, classes=5, dropout=0.5, rng=r), 13),
+    "cifarnet": (lambda r: cifarnet(size=9, classes=5, rng=r), 9),
     "alexnet": (lambda r: alexnet(size=67, classes=10, width=1 / 16, rng=r), 67),
     "alexnet without groups": (lambda r: alexnet(size=67, classes=7, width=1 / 32, groups=1, lrn=False, rng=r), 67),
     "vgg_a": (lambda r: vgg("A", size=32, classes=10, width=1 / 16, rng=r), 32),
@@ -128,6 +130,27 @@ def test_pooling_rounds_up_as_in_caffe():
     assert sides == [28, 14, 7]
 
 
+def test_cifarnet_normalises_before_the_second_pooling_and_after_the_first():
+    """By hand, in float64, from its layers' equations."""
+    model, x = cifarnet(size=8, classes=3, rng=rng()).astype(np.float64), rng(1).standard_normal((2, 3, 8, 8))
+
+    def pool(a):  # one pixel beyond the right and lower edge
+        a = np.pad(a, ((0, 0), (0, 0), (0, 1), (0, 1)), constant_values=-np.inf)
+        return np.lib.stride_tricks.sliding_window_view(a, (3, 3), (2, 3))[:, :, ::2, ::2].max((-2, -1))
+
+    def lrn(a):
+        around = np.pad(a * a, ((0, 0), (4, 4), (0, 0), (0, 0)))
+        return a * (1 + 0.001 / 9 * sum(around[:, k : k + 64] for k in range(9))) ** -0.75
+
+    relu = lambda a: np.maximum(a, 0)
+    y = lrn(pool(relu(model.conv1(Tensor(x)).data)))
+    y = pool(lrn(relu(model.conv2(Tensor(y)).data))).reshape(2, -1)
+    for layer in (model.fc3, model.fc4):
+        y = relu(y @ layer.weight.data.T + layer.bias.data)
+    expected = y @ model.logits.weight.data.T + model.logits.bias.data
+    np.testing.assert_allclose(model(Tensor(x)).data, expected, rtol=0, atol=1e-12 * max(1, np.abs(expected).max()))
+
+
 def test_inception_joins_its_four_branches_in_the_papers_order():
     first = googlenet(classes=2, rng=rng()).inception3[0]
     x = Tensor(rng().random((1, 192, 5, 5), np.float32))
@@ -141,6 +164,14 @@ def test_initial_weights_are_the_published_ones():
     model = convnet(rng=rng())
     for layer, std in ((model.conv1, 1e-4), (model.conv2, 0.01), (model.conv3, 0.01), (model.ip1, 0.01)):
         assert layer.weight.data.std() == pytest.approx(std, rel=0.05) and not layer.bias.data.any()
+    model = cifarnet(rng=rng())
+    for layer, std, bias in zip(
+        (model.conv1, model.conv2, model.fc3, model.fc4, model.logits), (0.05, 0.05, 0.04, 0.04, 1 / 192),
+        (0, 0.1, 0.1, 0.1, 0), strict=True,
+    ):  # fmt: skip
+        cut = np.abs(layer.weight.data).max() / std
+        assert 1.99 < cut <= 2.0001 and layer.weight.data.std() == pytest.approx(0.8796 * std, rel=0.05)
+        assert (layer.bias.data == np.float32(bias)).all()
     alex = alexnet(width=1 / 4, classes=10, rng=rng())
     assert alex.fc6.weight.data.std() == pytest.approx(0.005, rel=0.02)
     assert alex.conv3.weight.data.std() == pytest.approx(0.01, rel=0.02)

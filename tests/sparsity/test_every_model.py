@@ -10,6 +10,7 @@ from lively import lively, output, snapshot, unchanged
 from minidl.models import (
     LSTMLanguageModel,
     alexnet,
+    cifarnet,
     convnet,
     f1,
     googlenet,
@@ -43,6 +44,7 @@ MODELS = {
     "resnet20 B": (lambda rng: resnet(20, shortcut="B", rng=rng), images(4, 3, 8, 8)),
     "resnet32 A": (lambda rng: resnet(32, rng=rng), images(4, 3, 8, 8)),
     "convnet": (lambda rng: he(convnet(size=16, rng=rng), rng), images(4, 3, 16, 16)),
+    "cifarnet": (lambda rng: he(cifarnet(size=9, rng=rng), rng), images(4, 3, 9, 9)),
     "alexnet": (
         lambda rng: he(alexnet(size=67, classes=10, width=1 / 8, rng=rng), rng),
         images(4, 3, 67, 67),
