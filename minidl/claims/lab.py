@@ -16,12 +16,12 @@ from typing import Any
 import numpy as np
 
 from minidl.claims.claim import Context
-from minidl.claims.shrinking import BATCH, caffe_sgd, mistakes, re_initialised, with_arrays
+from minidl.claims.shrinking import BATCH, caffe_sgd, mistakes, paired, re_initialised, with_arrays
 from minidl.claims.trainings import part
 from minidl.data.images import ImageSet
 from minidl.errors import InputError
-from minidl.sparsity import Certificate, GroupLasso, NothingToRemove, compact, freeze_zeros
-from minidl.train import fit
+from minidl.sparsity import Certificate, GroupLasso, NothingToRemove, compact, freeze_zeros, silence_, units
+from minidl.train import fit, predict
 
 IMAGES = 8
 """With so many a network is compacted and its certificate proven."""
@@ -215,3 +215,73 @@ def taken(found: list[Shrunk], most: float, macs: Callable[[Shrunk], float]) -> 
     """The lambda with the fewest multiply-adds among errors of at most `most` %; if there is none, the best error's."""
     good = [r for r in found if r.error <= most]
     return min(good, key=macs).lam if good else min(found, key=lambda r: r.error).lam
+
+
+@dataclass(frozen=True)
+class NetworkRows:
+    """The rows of the report about one row of a published table, as far as they are the same for each table.
+
+    A claim says the table's error of the dense network in %, with how many places it gives errors, and what goes.
+    """
+
+    ctx: Context
+    lab: Any
+    plan: Schedule
+    said: Any  # the published row: its name, its error in %, ...
+    r: Shrunk
+    dense: Any
+    idle: Any  # trained without the proximal step
+    trials: int
+
+    dense_error = 0.0
+    places = 1
+    unit = "unit"
+
+    def row(self, quantity: str, **values) -> None:
+        scale = "published" if self.ctx.full else "reduced"
+        self.ctx.row(f"{self.said.name}: {quantity}", trials=self.trials, **{"scale": scale} | values)
+
+    def errors(self, test, wrong_dense: np.ndarray) -> None:
+        """The error on test images, and on those held back, where the small network trained anew is the control."""
+        said, r, lab, full = self.said, self.r, self.lab, self.ctx.full
+        allowed = round(said.error - self.dense_error, self.places) if full else 1.0
+
+        def judged(wrong, than) -> tuple[float, bool]:
+            """(the error in %, whether it is close enough to the dense network's)."""
+            difference, deviation = paired(wrong, than)
+            limit = allowed + (2 * deviation if full else 0)
+            return 100 * float(wrong.mean()), round(difference - limit, 6) <= 0
+
+        def criterion(than) -> str:
+            extra = ", give or take two standard errors of the difference" if full else ""
+            points = f"{allowed:+.{self.places}f}"
+            return f"at most {points} points from the dense network's {100 * than.mean():.2f}{extra}"
+
+        measured, holds = judged(mistakes(r.small, *test), wrong_dense)
+        self.row(
+            "test error", said=f"{said.error:g} (dense {self.dense_error:g})", measured=measured, unit="%",
+            criterion=criterion(wrong_dense), holds=holds,
+        )  # fmt: skip
+        dense = mistakes(self.dense, lab.images, lab.labels)
+        measured, holds = judged(mistakes(r.small, lab.images, lab.labels), dense)
+        again, as_good = judged(mistakes(lab.retrained(r, self.plan), lab.images, lab.labels), dense)
+        self.row(
+            "error on held-back images", measured=measured, unit="%", criterion=criterion(dense), holds=holds,
+            control={"what": "the small network re-initialised and trained as long as the fine-tuning",
+                     "measured": again},
+            control_holds=as_good,
+        )  # fmt: skip
+
+    def exactness(self, proof: Certificate) -> None:
+        """The certificate's difference; the control silences one unit that is not 0 as well."""
+        x = self.lab.images[:IMAGES].astype(float)
+        whole = with_arrays(self.r.cut, {k: v.astype(float) for k, v in self.r.cut.state_dict().items()})
+        less = with_arrays(whole, whole.state_dict())
+        silence_(less, units(less, x)[-1:])
+        wrong = float(np.abs(predict(whole, x) - predict(less, x)).max())
+        self.row(
+            "float64 difference between the zeroed and the small network", measured=proof.difference,
+            criterion=f"at most {proof.tolerance:.1e}", holds=proof.difference <= proof.tolerance,
+            control={"what": f"one {self.unit} more removed, one that training kept", "measured": wrong},
+            control_holds=wrong <= proof.tolerance,
+        )  # fmt: skip

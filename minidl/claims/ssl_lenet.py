@@ -24,22 +24,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from minidl.claims.claim import OKABE_ITO, Claim, Context
-from minidl.claims.lab import IMAGES, Lab, Schedule, Shrunk, taken
-from minidl.claims.shrinking import (
-    BATCH,
-    mistakes,
-    paired,
-    product,
-    randomly_emptied,
-    randomly_shrunk,
-    speed_up,
-    with_arrays,
-)  # fmt: skip
+from minidl.claims.lab import IMAGES, Lab, NetworkRows, Schedule, Shrunk, taken
+from minidl.claims.shrinking import BATCH, mistakes, product, randomly_emptied, randomly_shrunk, speed_up
 from minidl.models.lenet import LeNet, lenet_caffe
 from minidl.optim import inv
-from minidl.sparsity import Certificate, GroupLasso, cost, groups, silence_, units
+from minidl.sparsity import GroupLasso, cost, groups
 from minidl.tensor import Tensor, no_grad
-from minidl.train import predict
 
 CONVS = "conv1", "conv2"
 DENSE_MACS = 20 * 25 * 24**2, 50 * 500 * 8**2
@@ -63,6 +53,7 @@ LENET2 = Said("LeNet 2", "filter+channel", 0.8, (5, 19), 4, (25, 7.6), (1.64, 5.
 LENET3 = Said("LeNet 3", "filter+channel", 1.0, (3, 12), 3, (15, 3.6), (1.99, 7.44))
 LENET4 = Said("LeNet 4", "column", 0.8, (21, 41), 2, (8.4, 8.2), (2.33, 6.93))
 LENET5 = Said("LeNet 5", "column", 1.0, (7, 14), 1, (1.4, 2.8), (5.19, 10.82))
+DENSE_ERROR = 0.9
 
 
 LIKE = 1, 5e-4
@@ -130,7 +121,7 @@ def run(ctx: Context) -> None:
         test = lab.scaled(digits.test_images), digits.test_labels
         wrong = mistakes(dense, *test)
         ctx.row(
-            "test error of the dense network", said=0.9, measured=100 * float(wrong.mean()), unit="%",
+            "test error of the dense network", said=DENSE_ERROR, measured=100 * float(wrong.mean()), unit="%",
             trials=len(s.dense), scale="published" if ctx.full else "reduced",
         )  # fmt: skip
         finals = []
@@ -144,6 +135,7 @@ def run(ctx: Context) -> None:
             rows = Rows(ctx, lab, s.final, said, r, dense, idle, trials=len(s.lambdas[said.by]))
             rows.sizes()
             rows.errors(test, wrong)
+            rows.removal()
             if r.certificate:
                 rows.exactness(r.certificate)
             rows.times()
@@ -202,22 +194,10 @@ def said_of(r: Shrunk) -> str:
     )
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NetworkRows):
     """The rows of the report about one row of the published tables."""
 
-    ctx: Context
-    lab: LeNetLab
-    plan: Schedule
-    said: Said
-    r: Shrunk
-    dense: LeNet
-    idle: LeNet  # trained without the proximal step
-    trials: int
-
-    def row(self, quantity: str, **values) -> None:
-        scale = "published" if self.ctx.full else "reduced"
-        self.ctx.row(f"{self.said.name}: {quantity}", trials=self.trials, **{"scale": scale} | values)
+    dense_error = DENSE_ERROR
 
     def sizes(self) -> None:
         said, r = self.said, self.r
@@ -241,35 +221,9 @@ class Rows:
             control_holds=none <= limit,
         )  # fmt: skip
 
-    def errors(self, test, wrong_dense: np.ndarray) -> None:
-        """Test error; and what removal costs before anything is trained again, beside removal at random."""
-        said, r, lab, full = self.said, self.r, self.lab, self.ctx.full
-        allowed = round(said.error - 0.9, 1) if full else 1.0
-
-        def judged(wrong, than) -> tuple[float, bool]:
-            """(the error in %, whether it is close enough to the dense network's)."""
-            difference, deviation = paired(wrong, than)
-            limit = allowed + (2 * deviation if full else 0)
-            return 100 * float(wrong.mean()), round(difference - limit, 6) <= 0
-
-        def criterion(than) -> str:
-            extra = ", give or take two standard errors of the difference" if full else ""
-            return f"at most {allowed:+.1f} points from the dense network's {100 * than.mean():.2f}{extra}"
-
-        measured, holds = judged(mistakes(r.small, *test), wrong_dense)
-        self.row(
-            "test error", said=f"{said.error:g} (dense 0.9)", measured=measured, unit="%",
-            criterion=criterion(wrong_dense), holds=holds,
-        )  # fmt: skip
-        dense = mistakes(self.dense, lab.images, lab.labels)
-        measured, holds = judged(mistakes(r.small, lab.images, lab.labels), dense)
-        again, as_good = judged(mistakes(lab.retrained(r, self.plan), lab.images, lab.labels), dense)
-        self.row(
-            "error on held-back images", measured=measured, unit="%", criterion=criterion(dense), holds=holds,
-            control={"what": "the small network re-initialised and trained as long as the fine-tuning",
-                     "measured": again},
-            control_holds=as_good,
-        )  # fmt: skip
+    def removal(self) -> None:
+        """What removal costs before anything is trained again, beside removal at random."""
+        said, r, lab = self.said, self.r, self.lab
         x, now = lab.images[:IMAGES], r.before
         draws = []
         for k in range(
@@ -290,19 +244,6 @@ class Rows:
                          "measured": float(np.median(draws))},
                 control_holds=float(np.median(draws)) <= limit,
             )  # fmt: skip
-
-    def exactness(self, proof: Certificate) -> None:
-        x = self.lab.images[:IMAGES].astype(float)
-        whole = with_arrays(self.r.cut, {k: v.astype(float) for k, v in self.r.cut.state_dict().items()})
-        less = with_arrays(whole, whole.state_dict())
-        silence_(less, units(less, x)[-1:])
-        wrong = float(np.abs(predict(whole, x) - predict(less, x)).max())
-        self.row(
-            "float64 difference between the zeroed and the small network", measured=proof.difference,
-            criterion=f"at most {proof.tolerance:.1e}", holds=proof.difference <= proof.tolerance,
-            control={"what": "one unit more removed, one that training kept", "measured": wrong},
-            control_holds=wrong <= proof.tolerance,
-        )  # fmt: skip
 
     def times(self) -> None:
         """Forward passes: the product alone, as the paper times it; the whole layer; the network.

@@ -16,18 +16,16 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from minidl.claims.claim import OKABE_ITO, Claim, Context
-from minidl.claims.lab import IMAGES, Lab, Schedule, Shrunk, taken
-from minidl.claims.shrinking import BATCH, mistakes, paired, randomly_emptied, randomly_shrunk, speed_up, with_arrays
+from minidl.claims.lab import IMAGES, Lab, NetworkRows, Schedule, Shrunk, taken
+from minidl.claims.shrinking import BATCH, mistakes, randomly_emptied, randomly_shrunk, speed_up
 from minidl.models import mlp
 from minidl.optim import multistep
-from minidl.sparsity import Certificate, GroupLasso, groups, silence_, units
+from minidl.sparsity import Certificate, GroupLasso, groups
 from minidl.tensor import Tensor, no_grad
-from minidl.train import predict
 
 LAYERS = "0", "2", "4"
 SIZES = 784, 500, 300, 10
@@ -184,22 +182,10 @@ def said_of(r: Shrunk) -> str:
     return f"lambda {r.lam:g}: {pixels}-{first}-{second}, error {r.error:.2f} %"
 
 
-@dataclass(frozen=True)
-class Rows:
+class Rows(NetworkRows):
     """The rows of the report about one network of the figure."""
 
-    ctx: Context
-    lab: MlpLab
-    plan: Schedule
-    said: Said
-    r: Shrunk
-    dense: Any
-    idle: Any  # trained without the proximal step
-    trials: int
-
-    def row(self, quantity: str, **values) -> None:
-        scale = "published" if self.ctx.full else "reduced"
-        self.ctx.row(f"{self.said.name}: {quantity}", trials=self.trials, scale=scale, **values)
+    dense_error, places, unit = DENSE_ERROR, 2, "neuron"
 
     def sizes(self) -> None:
         said, found, idle = self.said, left(self.r.cut), left(self.idle)
@@ -239,35 +225,6 @@ class Rows:
             control={"what": "as many pixels chosen at random", "measured": chance}, control_holds=chance >= 75,
         )  # fmt: skip
 
-    def errors(self, test, wrong_dense: np.ndarray) -> None:
-        said, r, lab, full = self.said, self.r, self.lab, self.ctx.full
-        allowed = round(said.error - DENSE_ERROR, 2) if full else 1.0
-
-        def judged(wrong, than) -> tuple[float, bool]:
-            """(the error in %, whether it is close enough to the dense network's)."""
-            difference, deviation = paired(wrong, than)
-            limit = allowed + (2 * deviation if full else 0)
-            return 100 * float(wrong.mean()), round(difference - limit, 6) <= 0
-
-        def criterion(than) -> str:
-            extra = ", give or take two standard errors of the difference" if full else ""
-            return f"at most {allowed:+.2f} points from the dense network's {100 * than.mean():.2f}{extra}"
-
-        measured, holds = judged(mistakes(r.small, *test), wrong_dense)
-        self.row(
-            "test error", said=f"{said.error:g} (dense {DENSE_ERROR:g})", measured=measured, unit="%",
-            criterion=criterion(wrong_dense), holds=holds,
-        )  # fmt: skip
-        dense = mistakes(self.dense, lab.images, lab.labels)
-        measured, holds = judged(mistakes(r.small, lab.images, lab.labels), dense)
-        again, as_good = judged(mistakes(lab.retrained(r, self.plan), lab.images, lab.labels), dense)
-        self.row(
-            "error on held-back images", measured=measured, unit="%", criterion=criterion(dense), holds=holds,
-            control={"what": "the small network re-initialised and trained as long as the fine-tuning",
-                     "measured": again},
-            control_holds=as_good,
-        )  # fmt: skip
-
     def removal(self, proof: Certificate) -> None:
         """What removal costs before anything is trained again, beside chance; the proof; the time."""
         r, lab, x = self.r, self.lab, self.lab.images[:IMAGES]
@@ -283,16 +240,7 @@ class Rows:
                      "measured": float(np.median(draws))},
             control_holds=float(np.median(draws)) <= dense + 1,
         )  # fmt: skip
-        whole = with_arrays(r.cut, {k: v.astype(float) for k, v in r.cut.state_dict().items()})
-        less = with_arrays(whole, whole.state_dict())
-        silence_(less, units(less, x.astype(float))[-1:])
-        wrong = float(np.abs(predict(whole, x.astype(float)) - predict(less, x.astype(float))).max())
-        self.row(
-            "float64 difference between the zeroed and the small network", measured=proof.difference,
-            criterion=f"at most {proof.tolerance:.1e}", holds=proof.difference <= proof.tolerance,
-            control={"what": "one neuron more removed, one that training kept", "measured": wrong},
-            control_holds=wrong <= proof.tolerance,
-        )  # fmt: skip
+        self.exactness(proof)
         batch = Tensor(lab.images[:BATCH])
         with no_grad():
             dense_run, small_run = functools.partial(self.dense, batch), functools.partial(r.small, batch)
