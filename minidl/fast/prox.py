@@ -3,12 +3,16 @@
 Both see x (a, i, b, c, j, d), where block (i, j) holds all of a, b, c and d, as lines: (a i b c, j, d), of which line
 l has the row label (l // (b c)) % i. Runs of d > 1 weights share a block (filters, channels); with d = 1 neighbours lie
 in different blocks (columns), and eight lines are added up before the sums are touched. As many threads as Numba has.
+
+The result takes the memory of weights that were replaced (buffers.py): with pages fresh from the system, scaling 60
+million weights was measured to take twice as long.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
+from minidl.fast import buffers
 from minidl.fast.jit import jit
 from minidl.fast.pool_of_threads import in_parts
 
@@ -97,7 +101,7 @@ def scaled_blocks(x, factor):
         return NotImplemented
     lines, n, inner = _lines(x)
     kernel = _scale_runs if lines.ndim == 3 else _scale_columns
-    out, factor = np.empty_like(x), np.ascontiguousarray(factor, x.dtype)
+    out, factor = buffers.empty(x.shape, x.dtype), np.ascontiguousarray(factor, x.dtype)
     to = out.reshape(lines.shape)
     in_parts(len(lines), lambda k, first, last: kernel(lines, first, last, n, inner, factor, to), x.size)
     return out
