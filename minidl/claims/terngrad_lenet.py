@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 
 from minidl.claims.claim import OKABE_ITO, Claim, Context
+from minidl.claims.real_gradients import pixels
 from minidl.claims.terngrad_ranks import (
     Alone,
     Average,
@@ -333,11 +334,6 @@ CLAIM = Claim(
 # ------------------------------------------------------------------------------------------------ what each rank runs
 
 TERNARISERS = {"floor": NoDraw, "sign": Sign}
-
-
-def pixels(images: np.ndarray) -> np.ndarray:
-    """(N, 28, 28) bytes -> (N, 1, 28, 28) float32 in [-1, 1)."""
-    return (images[:, None].astype(np.float32) - 128) / 128
 
 
 def train(job: Job, comm, tell, data: dict) -> dict:
