@@ -59,8 +59,8 @@ def test_units_go_by_training_and_the_proof_can_fail(tiny, tmp_path, monkeypatch
     assert exact["outcome"] == "supported" and exact["control"]["outcome"] == "not shown"
     assert rows["multiply-adds, dense over small"]["measured"] > 1
     worse, cost = rows[iss_bidaf.WORSE], rows[iss_bidaf.COST]
-    assert worse["interval"][0] <= worse["measured"] <= worse["interval"][1] and "random" in worse["control"]["what"]
-    assert 0 < cost["measured"] < cost["control"]["measured"]  # drawn anew, it has hardly learned
+    assert worse["interval"][0] <= worse["measured"] <= worse["interval"][1] and "anew" in worse["control"]["what"]
+    assert cost["measured"] > 0 and "random" in cost["control"]["what"]
     for name in ("dense", "small"):
         em, f1 = (rows[f"{score} of the {name} network on questions"]["measured"] for score in ("EM", "F1"))
         assert 0 <= em <= f1 <= 100
