@@ -166,5 +166,5 @@ def draw(figure, curve: dict[int, float], one: float, constant: dict[str, float]
 
 CLAIM = Claim(
     "terngrad-unbiased", chapter="3", title="The mean of ternary gradients is the gradient",
-    seconds={"quick": 5, "full": 60}, run=run,
+    seconds={"quick": 5, "full": 20}, run=run,
 )  # fmt: skip
