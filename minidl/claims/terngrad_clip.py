@@ -224,7 +224,7 @@ def draw(figure, drawn: dict, real: dict) -> None:
     names = ["none" if c is None else f"{c:g}" for c in REAL_CLIPS]
     right.set(xticks=places, xticklabels=names, xlabel="clip c, in sigmas", title="LeNet's gradients")
     right.tick_params(axis="x", labelsize="small", rotation=60)
-    levels = (0.4, 0.5, 0.7, 1, 1.5, 2, 3, 4)
+    levels = (0.4, 0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8)
     right.set_yticks(levels, [f"{level:g}" for level in levels])
     right.set_yticks((), minor=True)
     left.axvline(PUBLISHED, color="black", linestyle=":", linewidth=1)
