@@ -59,8 +59,8 @@ def run(ctx: Context) -> None:
         "highest with one scale for the network, lower with one for each tensor, lowest with clipping. Right: by how "
         "many degrees clipping at c sigma turns LeNet's gradients and, below them, Gaussian ones; the published 2 to "
         "3 degrees are a grey band.",
-        caption="What a scale for each tensor and a clip do for the bound, and what the clip costs. Below 1: the clip takes "
-        "more from the square than the trits add.",
+        caption="What a scale for each tensor and a clip do for the bound, and what the clip costs. Below 1: the "
+        "clip takes more from the square than the trits add.",
     )
 
 
@@ -206,7 +206,7 @@ def draw(figure, ratios: Mapping[int, Mapping[str, float]], turned: Mapping[floa
     for (name, label), (style, colour) in zip(names.items(), styles, strict=True):
         left.semilogy(places, [r[name] for r in ratios.values()], style, color=OKABE_ITO[colour], label=label)
     left.axhline(1, color="black", linewidth=0.8, linestyle=":")
-    left.set(xlabel="step of the training", ylabel="E||g~||² / ||g||²", title="Which scale", xticks=places)
+    left.set(xlabel="step of the training", ylabel="E||g~||² / ||g||²", title="Which scale")
     left.set_xticks(places, [str(step) for step in ratios])
     left.tick_params(axis="x", labelsize="small")
     left.set_ylim(0.8, 40 * max(r["network"] for r in ratios.values()))
