@@ -178,6 +178,11 @@ def _traced(model, x, kind, chosen, start):
     if x is None:
         raise InputError(f"by={kind!r} finds the units on the tape of model(x): give x, one batch of input")
     net = Network(model, x)
+    if lost := net.lost():
+        raise InputError(
+            f"the tape leads from {', '.join(lost)} nowhere, so it does not show what reads their units: forward must "
+            "compute with Tensors from there to its answer, not with .data or copies of it"
+        )
     slots = {  # (parameter, axis) -> unit numbers, wherever a weight may lie in a group of this kind
         (name, axis): unit
         for name, p in model.named_parameters()

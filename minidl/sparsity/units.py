@@ -163,6 +163,16 @@ class Network:
             raise InputError(f"the model returned {type(self.out).__name__} without a Tensor: it cannot be traced")
         return dict(self.model.named_parameters()) | tensors
 
+    def lost(self) -> list[str]:
+        """The parameters that are used on the tape, but from which it does not lead on to the output."""
+        reached = {id(t.node) for t in tensors_in(self.out)}
+        used: dict[bool, set] = {True: set(), False: set()}
+        for node in reversed(self.tape):
+            used[id(node) in reached] |= {self.name_of(a) for a in node.args} - {None}
+            if id(node) in reached:
+                reached |= {id(a.node) for a in node.args if isinstance(a, Tensor)}
+        return sorted(used[False] - used[True])
+
     def _unused_stacks(self) -> set[int]:
         """The nodes that stack arrays for nobody (a recurrent layer's last state): they tie nothing together."""
         used = {id(t.node) for t in tensors_in(self.out)}

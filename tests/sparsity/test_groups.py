@@ -5,7 +5,7 @@ import pytest
 
 from minidl import Tensor
 from minidl.errors import CompactError, InputError
-from minidl.layers import Conv2d, Module, Parameter
+from minidl.layers import Conv2d, Linear, Module, Parameter
 from minidl.models import LSTMLanguageModel, lenet_caffe
 from minidl.optim import SGD
 from minidl.sparsity import Function, GroupLasso, compact, cost, groups, own_groups, units
@@ -300,6 +300,28 @@ class Biases(Module):
 
     def forward(self, x):
         return x + self.bias
+
+
+class Broken(Module):
+    """Goes on with a copy of the numbers: nothing tells that b reads what a computes."""
+
+    def __init__(self, whole):
+        rng = np.random.default_rng(0)
+        self.a, self.b, self.whole = Linear(3, 4, rng=rng), Linear(4, 2, rng=rng), whole
+
+    def forward(self, x):
+        h = self.a(x)
+        return self.b(h if self.whole else Tensor(h.data.copy()))
+
+
+def test_a_tape_that_is_broken_on_the_way_is_told_and_changes_nothing():
+    x = np.ones((2, 3), np.float32)
+    assert groups(Broken(True), x, by="unit").count == 4
+    model = Broken(False)
+    before = model.a.weight.data
+    with pytest.raises(InputError, match="the tape leads from a.bias, a.weight nowhere"):
+        groups(model, x, by="unit")
+    assert model.a.weight.data is before and model.training
 
 
 @pytest.mark.parametrize(
