@@ -161,7 +161,7 @@ report_result({"seen": MPI.COMM_WORLD.allreduce(1)})
 def check_mpi() -> Iterator[Finding]:
     """Two real ranks that see each other, started the way every claim and lesson starts them."""
     if _version("mpi4py") is None:
-        what = "mpi4py is not installed: there is one rank only, and terngrad-lenet is not run"
+        what = "mpi4py is not installed: ranks are only simulated (--simulate), and terngrad-lenet is not run"
         yield "note", what, "pip install 'minidl[mpi]'"
         return
     from minidl.ternary import launch

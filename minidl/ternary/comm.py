@@ -1,6 +1,6 @@
 """Ranks that talk: mpi4py's communicator, with every byte counted at the call.
 
-A communicator here is anything with mpi4py's names: `MPI.COMM_WORLD`, or the single rank below.
+A communicator here is anything with mpi4py's names: `MPI.COMM_WORLD`, a simulated rank, or the single rank below.
 `Counted` wraps one of them and keeps a ledger: for each call, tensor and phase, the bytes of the buffer handed to
 mpi4py, which is what this rank has to say. What the MPI library makes of it (rounds, envelopes) is its own affair.
 
@@ -18,13 +18,18 @@ import threading
 from array import array
 from collections import Counter, deque
 from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
 
 import numpy as np
 
 from minidl.errors import CommError
+from minidl.ternary.collectives import MAX, SUM, Collectives
 
-SUM, MAX = "SUM", "MAX"
-"""The operations by name, so that code needs no mpi4py to say them. Counted translates them to MPI.SUM and MPI.MAX."""
+__all__ = ["MAX", "SUM", "Counted", "Ledger", "OneRank", "Request", "check_size", "simulated", "world"]
+
+simulated: ContextVar[Any] = ContextVar("simulated", default=None)
+"""The communicator of the simulated rank whose code this is, or None: see sim_comm."""
 
 
 class Ledger:
@@ -148,49 +153,19 @@ class Counted:
         return op
 
 
-class OneRank:
+class OneRank(Collectives):
     """A world of one: what a rank says, it hears itself. Used where MPI is not installed."""
+
+    rank, size = 0, 1
 
     def __init__(self):
         self._mail: dict[int, deque[np.ndarray]] = {}  # tag -> what was sent and not yet received
 
-    def Get_rank(self) -> int:
-        return 0
-
-    def Get_size(self) -> int:
-        return 1
-
     def Dup(self) -> OneRank:
         return OneRank()
 
-    def Barrier(self) -> None:
-        pass
-
-    def Allreduce(self, sendbuf, recvbuf, op=SUM) -> None:
-        recvbuf[...] = sendbuf
-
-    def Allgather(self, sendbuf, recvbuf) -> None:
-        recvbuf.reshape(sendbuf.shape)[...] = sendbuf
-
-    Alltoall = Allgather
-
-    def Allgatherv(self, sendbuf, recvbuf) -> None:
-        self.Allgather(sendbuf, recvbuf[0])
-
-    def Alltoallv(self, sendbuf, recvbuf) -> None:
-        self.Allgather(sendbuf[0], recvbuf[0])
-
-    def Bcast(self, buf, root: int = 0) -> None:
-        pass
-
-    def bcast(self, obj, root: int = 0):
-        return obj
-
-    def allgather(self, obj) -> list:
-        return [obj]
-
     def Send(self, buf, dest: int, tag: int = 0) -> None:
-        self._mail.setdefault(tag, deque()).append(np.array(buf))
+        self._mail.setdefault(tag, deque()).append(np.array(buf).reshape(-1))
 
     def Isend(self, buf, dest: int, tag: int = 0) -> Request:
         self.Send(buf, dest, tag)
@@ -199,7 +174,7 @@ class OneRank:
     def Recv(self, buf, source: int, tag: int = 0) -> None:
         if not self._mail.get(tag):
             raise CommError(f"this rank is alone and waits for a message (tag {tag}) that it has not sent")
-        self.Allgather(self._mail[tag].popleft(), buf)
+        self._put(self._mail[tag].popleft(), buf, source, "Recv")
 
     def Irecv(self, buf, source: int, tag: int = 0) -> Request:
         return Request(lambda: self.Recv(buf, source, tag), lambda: bool(self._mail.get(tag)))
@@ -223,10 +198,12 @@ class Request:
 
 
 def world() -> Counted:
-    """All ranks of this job: mpi4py's COMM_WORLD, or one rank where MPI is not installed.
+    """All ranks of this job: mpi4py's COMM_WORLD, the simulated ranks, or one rank where MPI is not installed.
 
     Raises CommError where mpirun started several processes and each of them believes to be alone.
     """
+    if simulated.get() is not None:
+        return Counted(simulated.get())
     try:
         import mpi4py
 

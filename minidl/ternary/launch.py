@@ -17,6 +17,7 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.util
+import io
 import json
 import os
 import re
@@ -27,7 +28,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ import numpy as np
 
 from minidl.errors import CommError, InputError, MissingExtra
 from minidl.ternary import heartbeat
+from minidl.ternary.comm import simulated
 from minidl.ternary.heartbeat import BEAT, HEART, Listener, my_rank
 
 RESULTS = "MINIDL_RESULTS"
@@ -132,6 +134,7 @@ def run_ranks(
     stall: float | None = None,
     threads: int = 1,
     hostfile: str | None = None,
+    simulate: bool = False,
     env: dict[str, str] | None = None,
     capture: bool = True,
     check: bool = True,
@@ -144,6 +147,7 @@ def run_ranks(
     stall:    the same after so many seconds without a sign of life of a rank, or in which no rank has moved on in its
               code; counted from the first step on
     hostfile: a file of machines, see host_flags; else all ranks run here. Results of ranks elsewhere do not come back
+    simulate: run the script n times in this process, without MPI, and without limits of time: see sim_comm
     threads:  BLAS and Numba threads of each rank;  env: further environment variables
     capture:  keep what the ranks print (else it goes to this process's own output)
     check:    raise CommError, with the rank, its last step and the end of the error output, if the run fails
@@ -153,6 +157,8 @@ def run_ranks(
     """
     if n < 1:
         raise InputError(f"{n} ranks: at least 1 is needed")
+    if simulate:
+        return _simulated(n, argv, capture)
     if stall is not None and stall < 4 * BEAT:
         raise InputError(
             f"stall {stall:g} s: ranks tell every {BEAT:g} s that they live; allow at least {4 * BEAT:g} s"
@@ -176,6 +182,15 @@ def run_ranks(
         what = run.failure or f"exit status {run.returncode}"
         raise CommError("\n".join([f"{name}: {what}", *said[first : first + 30]]))  # below it come many words of mpirun
     return run
+
+
+def _simulated(n: int, argv: list[str], capture: bool) -> Run:
+    from minidl.ternary.sim_comm import run_script
+
+    start, said = time.monotonic(), io.StringIO()
+    with redirect_stdout(said) if capture else nullcontext():
+        results = run_script(argv[0], argv[1:], n)
+    return Run(0, said.getvalue(), "", time.monotonic() - start, results)
 
 
 def host_flags(family: str, hostfile: str) -> list[str]:
@@ -288,6 +303,9 @@ def report_result(result: dict) -> None:
 
     Without run_ranks (a script started by hand with mpirun) it does nothing, so a script may always call it.
     """
+    if simulated.get() is not None:
+        simulated.get().report(result)
+        return
     folder = os.environ.get(RESULTS)
     if folder is None:
         return
@@ -348,6 +366,7 @@ def arguments(prog: str) -> argparse.ArgumentParser:
     parser.add_argument(
         "--stall", type=float, default=120, metavar="S", help="or if none moves on for S seconds (120; inf: never)"
     )
+    parser.add_argument("--simulate", action="store_true", help="in one process, without MPI: the same bits")
     return parser
 
 

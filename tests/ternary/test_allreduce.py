@@ -3,15 +3,15 @@
 import numpy as np
 import pytest
 import ranks_of_exchanges
-import thread_ranks
 from ranks_of_exchanges import LENGTHS, S, sums_of, trits
 from test_ranks import NO_MPI
 
 from minidl import backend
-from minidl.errors import CommError, InputError
+from minidl.errors import CommError
 from minidl.ternary.allreduce import gather_allreduce, gather_in_order, mean_of, share_of, ternary_allreduce
 from minidl.ternary.launch import run_ranks
 from minidl.ternary.pack import message_bytes
+from minidl.ternary.sim_comm import SimComm, run_script
 
 EXCHANGES = [ternary_allreduce, gather_allreduce]
 needs_numba = pytest.mark.skipif(not backend._fast_module("allreduce"), reason="Numba or minidl/fast is not there")
@@ -28,7 +28,7 @@ def test_the_mean_is_that_of_all_workers_at_every_length(ranks, exchange):
                 found.append(exchange(sums_of(mine, n), S, comm, workers=workers, own=len(mine), step=n))
             return found
 
-        every = thread_ranks.run(ranks, main)
+        every = SimComm(ranks).run(main)
         for k, n in enumerate(LENGTHS):
             mean = mean_of(sums_of(range(workers), n), S, workers)
             assert all(np.array_equal(found[k], mean) for found in every), (workers, n)
@@ -37,7 +37,7 @@ def test_the_mean_is_that_of_all_workers_at_every_length(ranks, exchange):
 @pytest.mark.parametrize("exchange", EXCHANGES)
 def test_without_options_every_rank_is_one_worker_and_blocks_keep_their_scales(exchange):
     s = np.array([0.1, 0.2, 0.7], np.float32)
-    every = thread_ranks.run(3, lambda comm: exchange(trits(comm.Get_rank(), 50), s, comm, 20))
+    every = SimComm(3).run(lambda comm: exchange(trits(comm.Get_rank(), 50), s, comm, 20))
     mean = sums_of(range(3), 50).astype(np.float32) * np.repeat(s / np.float32(3), 20)[:50]
     assert all(np.array_equal(found, mean) for found in every)
 
@@ -45,7 +45,7 @@ def test_without_options_every_rank_is_one_worker_and_blocks_keep_their_scales(e
 @pytest.mark.parametrize("exchange", EXCHANGES)
 def test_sums_grow_from_eight_to_sixteen_bits(exchange):
     for workers in (127, 128):
-        every = thread_ranks.run(2,
+        every = SimComm(2).run(
             lambda comm, w=workers: exchange(
                 np.full(9, len(share_of(comm.Get_rank(), 2, w)), np.int8), S, comm, workers=w,
                 own=len(share_of(comm.Get_rank(), 2, w)),
@@ -60,7 +60,7 @@ def test_a_gathered_message_has_the_published_size():
         gather_allreduce(trits(comm.Get_rank(), 1003), S, comm, scheme="2bit")
         return comm.ledger.total(call="Allgather")
 
-    assert set(thread_ranks.run(3, main)) == {message_bytes(1003) + message_bytes(1003, "2bit")}
+    assert set(SimComm(3).run(main)) == {message_bytes(1003) + message_bytes(1003, "2bit")}
 
 
 class Tampered:
@@ -102,16 +102,20 @@ def test_a_message_that_is_not_what_this_rank_expects_is_refused_by_name(change,
         except CommError as error:
             return str(error)
 
-    said = thread_ranks.run(2, main)
+    said = SimComm(2).run(main)
     with pytest.raises(CommError, match=says):
         raise CommError(said[0])
 
 
 def test_an_uneven_share_is_refused():
-    with pytest.raises(InputError, match="this rank has 3 of 2 workers; over 1 ranks an even share is 2 at most"):
-        thread_ranks.run(1, lambda comm: gather_allreduce(trits(0, 5), S, comm, workers=2, own=3))
-    with pytest.raises(InputError, match="rank 0 has gradients of 3 workers; its share of 2 on 1 ranks is 2"):
-        thread_ranks.run(1, lambda comm: gather_in_order(np.zeros((3, 2)), comm, 2))
+    with pytest.raises(
+        CommError, match="InputError: this rank has 3 of 2 workers; over 1 ranks an even share is 2 at most"
+    ):
+        SimComm(1).run(lambda comm: gather_allreduce(trits(0, 5), S, comm, workers=2, own=3))
+    with pytest.raises(
+        CommError, match="InputError: rank 0 has gradients of 3 workers; its share of 2 on 1 ranks is 2"
+    ):
+        SimComm(1).run(lambda comm: gather_in_order(np.zeros((3, 2)), comm, 2))
 
 
 @pytest.mark.parametrize("workers", [1, 2, 8, 9])
@@ -123,8 +127,7 @@ def test_float_tensors_are_added_in_worker_order_on_any_number_of_ranks(workers)
         mean += row
     mean /= np.float32(workers)
     for ranks in range(1, 10):
-        every = thread_ranks.run(
-            ranks,
+        every = SimComm(ranks).run(
             lambda comm, n=ranks: gather_in_order(rows[list(share_of(comm.Get_rank(), n, workers))], comm, workers),
         )
         assert all(np.array_equal(found, mean) for found in every), ranks
@@ -159,8 +162,9 @@ def test_numpy_and_numba_write_the_same_mean():
 @pytest.mark.mpi
 @pytest.mark.skipif(bool(NO_MPI), reason=NO_MPI)
 @pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
-def test_real_processes_end_with_the_bits_of_threads(ranks):
+def test_real_processes_end_with_the_bits_of_simulated_ones(ranks):
     """Both exchanges, the ring in 32 and 16 bits and float tensors in worker order, by way of MPI's own collectives."""
     scene = ranks_of_exchanges.__file__
     real = [result["crc"] for result in run_ranks(ranks, [scene], timeout=60).results]
-    assert real == thread_ranks.run(ranks, ranks_of_exchanges.crc_of_all_means) and len(set(real)) == 1
+    assert real == SimComm(ranks).run(ranks_of_exchanges.crc_of_all_means) and len(set(real)) == 1
+    assert real == [result["crc"] for result in run_script(scene, [], ranks)]

@@ -2,13 +2,13 @@
 
 import numpy as np
 import pytest
-import thread_ranks
 
 from minidl.errors import InputError
 from minidl.ternary.allreduce import mean_of, ternary_allreduce
 from minidl.ternary.comm import Counted, OneRank
 from minidl.ternary.data_parallel import EXCHANGES, FLOATS, DataParallel
 from minidl.ternary.pack import message_bytes
+from minidl.ternary.sim_comm import SimComm
 from minidl.ternary.ternarise import Ternariser
 
 SHAPES = {
@@ -43,7 +43,7 @@ def reduced(comm, steps=2, workers=None, **options):
 @pytest.mark.parametrize("ranks, workers", [(1, None), (2, None), (3, 7), (5, 5), (9, 9)])
 @pytest.mark.parametrize("mode", [*EXCHANGES, *FLOATS])
 def test_bytes_counted_are_bytes_predicted(mode, ranks, workers):
-    for grads, counted, parallel in thread_ranks.run(ranks, lambda comm: reduced(comm, mode=mode, workers=workers)):
+    for grads, counted, parallel in SimComm(ranks).run(lambda comm: reduced(comm, mode=mode, workers=workers)):
         assert counted == [parallel.expected_bytes()] * 2
         assert [g.shape for g in grads] == list(SHAPES.values()), "empty and one-element tensors too"
 
@@ -51,10 +51,10 @@ def test_bytes_counted_are_bytes_predicted(mode, ranks, workers):
 def test_float_modes_give_the_mean_and_both_ternary_ones_the_same_bits():
     means = [np.mean([gradient(w, 1, shape) for w in range(7)], axis=0) for shape in SHAPES.values()]
     for mode, off in (("float", 1e-6), ("ring32", 1e-6), ("ring16", 5e-3)):
-        for grads, _, _ in thread_ranks.run(3, lambda comm: reduced(comm, mode=mode, workers=7)):  # noqa: B023
+        for grads, _, _ in SimComm(3).run(lambda comm: reduced(comm, mode=mode, workers=7)):  # noqa: B023
             assert all(np.allclose(g, mean, atol=off) for g, mean in zip(grads, means, strict=True)), mode
-    ternary = thread_ranks.run(3, lambda comm: reduced(comm, workers=7))
-    gather = thread_ranks.run(3, lambda comm: reduced(comm, workers=7, mode="gather"))
+    ternary = SimComm(3).run(lambda comm: reduced(comm, workers=7))
+    gather = SimComm(3).run(lambda comm: reduced(comm, workers=7, mode="gather"))
     for one, other in zip(ternary, gather, strict=True):
         assert all(np.array_equal(a, b) for a, b in zip(one[0], other[0], strict=True))
 

@@ -164,6 +164,14 @@ def test_a_rank_that_does_not_reach_its_launcher_says_so():
     assert heartbeat.heart is None
 
 
+def test_simulated_ranks_need_no_mpi(capsys):
+    pytest.importorskip("minidl.ternary.sim_comm")
+    assert mpirun_main(["-n", "3", "--simulate", SCRIPT, "tells"]) == 0
+    assert sorted(capsys.readouterr().out.split("\n")) == ["", "said by 0", "said by 1", "said by 2"]
+    with pytest.raises(CommError, match="rank 1 raised ValueError: rank 1 has had enough"):
+        mpirun_main(["-n", "2", "--simulate", SCRIPT, "raises"])
+
+
 # ------------------------------------------------------------------------------------------------ hosts
 
 

@@ -41,6 +41,13 @@ def test_a_rank_that_raises_shows_its_traceback_and_line(shell, capsys):
     assert 'cell.py", line 4, in <module>' in capsys.readouterr().err, "%%mpirun is line 1, as in the notebook"
 
 
+def test_ranks_may_be_simulated(shell, capsys):
+    pytest.importorskip("minidl.ternary.sim_comm")
+    cell = CELL.replace("from beside import answer", "answer = 42")
+    assert shell.run_cell_magic("mpirun", "-n 2 --simulate", cell) == [{"rank": r, "size": 2} for r in (0, 1)]
+    assert sorted(capsys.readouterr().out.splitlines()) == ["é 42 0", "é 42 1"]
+
+
 def test_options_are_those_of_the_command(shell, capsys):
     with pytest.raises(SystemExit):
         shell.run_cell_magic("mpirun", "--ranks 2", "pass")

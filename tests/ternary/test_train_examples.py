@@ -1,4 +1,4 @@
-"""The two examples that train: they run on real ranks, and end with one checksum on one rank and on two."""
+"""The examples: those that train run on real ranks, and end with one checksum on one rank and on two."""
 
 import re
 from pathlib import Path
@@ -8,6 +8,7 @@ import pytest
 from minidl.data.images import mnist
 from minidl.errors import DataError, MissingExtra
 from minidl.ternary import launch
+from minidl.ternary.sim_comm import run_script
 
 EXAMPLES = Path(__file__).parents[2] / "mpi_examples"
 
@@ -16,7 +17,7 @@ try:
     NO_MPI = ""
 except MissingExtra as missing:
     NO_MPI = str(missing)
-pytestmark = [pytest.mark.mpi, pytest.mark.skipif(bool(NO_MPI), reason=NO_MPI)]
+needs_mpi = pytest.mark.skipif(bool(NO_MPI), reason=NO_MPI)
 
 
 def output(ranks, name, *arguments):
@@ -27,6 +28,8 @@ def checksum(text):
     return re.search(r"weights (\w{8})", text)[1]
 
 
+@pytest.mark.mpi
+@needs_mpi
 def test_train_lenet():
     try:
         mnist(allow_download=False)
@@ -37,6 +40,8 @@ def test_train_lenet():
         assert text in two
 
 
+@pytest.mark.mpi
+@needs_mpi
 @pytest.mark.slow
 def test_train_lenet_goes_on_from_its_checkpoint(tmp_path):
     arguments = ["train_lenet.py", "--workers", 2, "--checkpoint"]
@@ -47,9 +52,26 @@ def test_train_lenet_goes_on_from_its_checkpoint(tmp_path):
     assert checksum(whole) == checksum(first) == checksum(again)
 
 
+@pytest.mark.mpi
+@needs_mpi
 @pytest.mark.slow
 def test_train_lstm():
     arguments = ["train_lstm.py", "--steps", 3, "--hidden", 20]
     two = output(2, *arguments)
     assert "perplexity" in two and re.search(r"Allgatherv +output.weight +float +3", two)
     assert checksum(output(1, *arguments)) == checksum(two)
+
+
+def test_allreduce_step_by_step(capsys):
+    """Two ranks would not be alone, so what it does alone is what is shown: 24 messages of one word."""
+    run_script(str(EXAMPLES / "allreduce_step_by_step.py"), [], 1)
+    said = capsys.readouterr().out
+    assert said.count(" -> ") == 24 and said.count("8 bytes") == 24 and "step 6, at 5.003 ms: finished sums" in said
+    assert "each has sent 48 bytes; 64 floats over the same ring are 384" in said
+
+
+@pytest.mark.parametrize("mode, total", [("ternary", 478_568), ("gather", 251_504)])
+def test_byte_ledger(capsys, mode, total):
+    run_script(str(EXAMPLES / "byte_ledger.py"), ["--mode", mode], 2)
+    said = capsys.readouterr().out
+    assert f"step 1 of 3: {total:,} bytes; predicted before it: {total:,}\n" in said and "ip1.weight" in said
