@@ -72,7 +72,5 @@ for message in sim.walk(main):
 for rank, (_, sums, mean) in enumerate(sim.results):
     assert np.array_equal(sums, sum(trits_of(r).astype(int) for r in range(RANKS)))
     assert np.array_equal(mean, sim.results[0][2]), rank
-print(
-    f"\nafter {1000 * sim.seconds:.3f} ms every rank has the same sums, {sums[:8]}... (field k of word j is sum 4 k + j)"
-)
+print(f"\nafter {1000 * sim.seconds:.3f} ms every rank has the same sums; field k of word j is sum 4 k + j")
 print(f"each has sent {sim.sent[0]} bytes; 64 floats over the same ring are {2 * (RANKS - 1) * D * 4 // RANKS:,}")
