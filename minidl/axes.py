@@ -168,33 +168,37 @@ def _pin_all(u, shape, /, *args, **kwargs):
     return tuple(tuple(u.pinned(n) for n in s) for s in shape) if several else tuple(u.pinned(n) for n in shape)
 
 
-AXES = {f: elementwise for f in rules.VJPS if isinstance(f, np.ufunc) and f.signature is None} | {
-    rules.sigmoid: elementwise,
-    rules.relu: elementwise,
-    rules.erf: elementwise,
-    rules.astype: elementwise,
-    rules.clip: elementwise,
-    np.where: elementwise,
-    np.broadcast_to: lambda u, shape, x, _: elementwise(u, shape, x),
-    np.matmul: matmul,
-    np.reshape: reshape,
-    np.expand_dims: reshape,
-    np.squeeze: reshape,
-    np.transpose: transpose,
-    np.swapaxes: swapaxes,
-    rules.getitem: getitem,
-    rules.concatenate: concatenate,
-    rules.stack: stack,
-    np.sum: reduction,
-    np.mean: reduction,
-    np.max: reduction,
-    np.min: reduction,
-    rules.logsumexp: lambda u, shape, x, axis=-1, keepdims=False: reduction(u, shape, x, axis, keepdims),
-    rules.norm: reduction,
-    rules.product: lambda u, shape, x, axis=0, keepdims=False: reduction(u, shape, x, axis, keepdims),
-    np.pad: pad,
-} | dict.fromkeys(  # indices change places or meet all others: none can go
-    (np.flip, np.roll, np.cumsum, rules.gather, rules.scatter_along, rules.einsum), _pin_all
+AXES = (
+    {f: elementwise for f in rules.VJPS if isinstance(f, np.ufunc) and f.signature is None}
+    | {
+        rules.sigmoid: elementwise,
+        rules.relu: elementwise,
+        rules.erf: elementwise,
+        rules.astype: elementwise,
+        rules.clip: elementwise,
+        np.where: elementwise,
+        np.broadcast_to: lambda u, shape, x, _: elementwise(u, shape, x),
+        np.matmul: matmul,
+        np.reshape: reshape,
+        np.expand_dims: reshape,
+        np.squeeze: reshape,
+        np.transpose: transpose,
+        np.swapaxes: swapaxes,
+        rules.getitem: getitem,
+        rules.concatenate: concatenate,
+        rules.stack: stack,
+        np.sum: reduction,
+        np.mean: reduction,
+        np.max: reduction,
+        np.min: reduction,
+        rules.logsumexp: lambda u, shape, x, axis=-1, keepdims=False: reduction(u, shape, x, axis, keepdims),
+        rules.norm: reduction,
+        rules.product: lambda u, shape, x, axis=0, keepdims=False: reduction(u, shape, x, axis, keepdims),
+        np.pad: pad,
+    }
+    | dict.fromkeys(  # indices change places or meet all others: none can go
+        (np.flip, np.roll, np.cumsum, rules.gather, rules.scatter_along, rules.einsum), _pin_all
+    )
 )
 """function of rules.py -> its axis rule. NumPy's own elementwise functions are those without a core signature."""
 

@@ -145,7 +145,8 @@ class Lab:
             return {"before": before, "state": model.state_dict(), "losses": losses}
 
         found = part(self.ctx, f"dense, rate {rate:g}", self.s.steps, self.bar, trained)
-        halfway.load_state_dict(found["before"]); model.load_state_dict(found["state"])
+        halfway.load_state_dict(found["before"])
+        model.load_state_dict(found["state"])
         return halfway, model, found["losses"]
 
     def shrunk(self, gone: float, published: bool = False) -> Shrunk:
@@ -170,7 +171,8 @@ class Lab:
         penalty = GroupLasso(groups, lam=s.published if published else s.lam)
 
         def look() -> None:
-            norms.append(penalty.norms()); lams.append(penalty.lam)
+            norms.append(penalty.norms())
+            lams.append(penalty.lam)
 
         callbacks = [penalty, Every(10, look)]
         if not published:

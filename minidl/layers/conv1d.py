@@ -1,7 +1,7 @@
 """Conv1d: a convolution along one axis is a Conv2d over an image of height 1.
 
-    x: (N, C, L)   weight: (O, C/groups, K)   bias: (O,)   y: (N, O, Q)
-    y[n,o,q] = b[o] + sum_{c,k} weight[o,c,k] * x[n, c, q*stride + k*dilation - padding]
+x: (N, C, L)   weight: (O, C/groups, K)   bias: (O,)   y: (N, O, Q)
+y[n,o,q] = b[o] + sum_{c,k} weight[o,c,k] * x[n, c, q*stride + k*dilation - padding]
 """
 
 from __future__ import annotations

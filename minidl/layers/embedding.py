@@ -1,7 +1,7 @@
 """Embedding: row i of a table stands for word i.
 
-    weight: (V, E)   ids: (...) integers   y: (..., E);  y[...] = weight[ids[...]]
-    dL/dweight[v] = sum of g over all places where ids == v
+weight: (V, E)   ids: (...) integers   y: (..., E);  y[...] = weight[ids[...]]
+dL/dweight[v] = sum of g over all places where ids == v
 """
 
 from __future__ import annotations

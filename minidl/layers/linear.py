@@ -1,8 +1,8 @@
 """Linear: y = x W^T + b, one matrix product.
 
-    x: (..., I)   weight: (O, I)   bias: (O,)   y: (..., O)
+x: (..., I)   weight: (O, I)   bias: (O,)   y: (..., O)
 
-    dL/dx = g W      dL/dW = g^T x      dL/db = sum of g over the batch
+dL/dx = g W      dL/dW = g^T x      dL/db = sum of g over the batch
 """
 
 from __future__ import annotations

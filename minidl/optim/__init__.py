@@ -1,7 +1,7 @@
 """Optimizers change weights from gradients, and nothing else does. They replace p.data; they never write into it.
 
-    optimizer.py   groups, options, state      sgd.py, adam.py, rmsprop.py   one method each: its `update`
-    schedule.py    step -> learning rate       clip.py                       bounds on gradients, before the step
+optimizer.py   groups, options, state      sgd.py, adam.py, rmsprop.py   one method each: its `update`
+schedule.py    step -> learning rate       clip.py                       bounds on gradients, before the step
 """
 
 from minidl.optim.adam import Adam, AdamW

@@ -1,6 +1,6 @@
 """Schedules: the learning rate as a function of the step. Each is an ordinary function, step -> rate.
 
-    optimizer.lr = schedule(step)        before each step; `fit(schedule=...)` does it
+optimizer.lr = schedule(step)        before each step; `fit(schedule=...)` does it
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ ranks. Source: Wen et al., TernGrad, NIPS 2017, algorithm 1 (parameter localisat
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import numpy as np
@@ -104,25 +105,36 @@ class DataParallel:
         """Replace every p.grad by its mean over all workers, in p.grad's dtype. Collective: every rank must call it."""
         beat(step)
         grads = self._gradients(step)
+        self.agree(step)
+        for k, mean in self.means(self.floats, self.ternary, grads, step, self.comm):
+            self._replace(k, grads, mean)
+
+    def agree(self, step: int) -> None:
+        """At the first step, compare what the ranks are about to train; at each, tell the ledger which it is."""
         self.comm.ledger.step = step
         if not self._agreed:
             with self.comm.ledger.about("all", "agree"):
                 agree(self.comm, self._description(step))
             self._agreed = True
-        for k in self.floats:
-            with self.comm.ledger.about(self.params[k][0], "float"):
-                self._replace(k, grads, self._mean_in_float([g[k] for g in grads.values()]))
-        if not self.ternary:
+
+    def means(self, floats: list[int], ternary: list[int], grads, step: int, comm) -> Iterator[tuple[int, np.ndarray]]:
+        """(k, the mean over all workers) for these parameters, one exchange each. grads: {worker: gradients}."""
+        for k in floats:
+            with comm.ledger.about(self.params[k][0], "float"):
+                mean = self._mean_in_float([g[k] for g in grads.values()], comm)
+            yield k, mean
+        if not ternary:
             return
-        own, parts = self._own_scales(grads)
-        with self.comm.ledger.about("all", "scales"):
-            shared = share_scales(np.max(list(own.values()), axis=0), self.comm)
-        for k in self.ternary:
+        own, parts = self._own_scales(ternary, grads)
+        with comm.ledger.about("all", "scales"):
+            shared = share_scales(np.max(list(own.values()), axis=0), comm)
+        for k in ternary:
             part, block = parts[k], self.ternariser.block(self.params[k][1].data.size)
             sums = self._sum_of_trits(k, grads, shared[part], {w: own[w][part] for w in own}, step)
             count = {"workers": self.workers, "own": len(grads), "step": step}
-            with self.comm.ledger.about(self.params[k][0], "sum"):
-                self._replace(k, grads, self.exchange(sums, shared[part], self.comm, block, **count))
+            with comm.ledger.about(self.params[k][0], "sum"):
+                mean = self.exchange(sums, shared[part], comm, block, **count)
+            yield k, mean
 
     def _gradients(self, step: int) -> dict[int, list]:
         """The gradients of this rank's workers, in their order."""
@@ -139,13 +151,13 @@ class DataParallel:
                     raise InputError(f"{name} has no gradient at step {step}: call backward() before reduce()")
         return {w: kept[w] for w in self.my_workers}
 
-    def _mean_in_float(self, rows: list) -> np.ndarray:
+    def _mean_in_float(self, rows: list, comm) -> np.ndarray:
         if self.mode in EXCHANGES:  # few and small: sent as they are, and added in worker order
-            return gather_in_order(np.stack([np.reshape(g, -1) for g in rows]), self.comm, self.workers)
+            return gather_in_order(np.stack([np.reshape(g, -1) for g in rows]), comm, self.workers)
         total = rows[0]
         for g in rows[1:]:
             total = total + g
-        mean, ranks = FLOATS[self.mode](total, self.comm), self.comm.Get_size()
+        mean, ranks = FLOATS[self.mode](total, comm), comm.Get_size()
         return mean if ranks == self.workers else mean * np.float32(ranks / self.workers)
 
     def _sum_of_trits(self, k: int, grads, shared, own, step: int) -> np.ndarray:
@@ -156,12 +168,12 @@ class DataParallel:
             sums += trits(w)
         return sums
 
-    def _own_scales(self, grads) -> tuple[dict[int, np.ndarray], dict[int, slice]]:
+    def _own_scales(self, ternary, grads) -> tuple[dict[int, np.ndarray], dict[int, slice]]:
         """The scales of each worker here, all in one vector, and where in it each ternary parameter finds its own."""
         scales: dict[int, list[np.ndarray]] = {w: [] for w in grads}
         parts: dict[int, slice] = {}
         at = 0
-        for group in self._groups():
+        for group in self._groups(ternary):
             name = " and ".join(self.params[k][0] for k in group)
             for w, g in grads.items():
                 flat = [np.asarray(g[k]).reshape(-1) for k in group]
@@ -171,12 +183,12 @@ class DataParallel:
             at += size
         return {w: np.concatenate(every) for w, every in scales.items()}, parts
 
-    def _groups(self) -> list[list[int]]:
-        """The ternary parameters that share scales: by layer (the name up to its last dot), or each by itself."""
+    def _groups(self, ternary) -> list[list[int]]:
+        """The parameters that share scales: by layer (the name up to its last dot), or each by itself."""
         if self.ternariser.scale != "layer":
-            return [[k] for k in self.ternary]
+            return [[k] for k in ternary]
         layers: dict[str, list[int]] = {}
-        for k in self.ternary:
+        for k in ternary:
             layers.setdefault(self.params[k][0].rpartition(".")[0], []).append(k)
         return list(layers.values())
 
@@ -187,7 +199,7 @@ class DataParallel:
     def expected_bytes(self) -> int:
         """What one `reduce` after the first hands to mpi4py on this rank, by `bytes_per_step`."""
         sizes = [p.data.size for _, p in self.params]
-        scales = sum(-(-max(sizes[g[0]], 1) // self.ternariser.block(sizes[g[0]])) for g in self._groups())
+        scales = sum(-(-max(sizes[g[0]], 1) // self.ternariser.block(sizes[g[0]])) for g in self._groups(self.ternary))
         ternary, floats = [sizes[k] for k in self.ternary], [sizes[k] for k in self.floats]
         if ternary and self.exchange not in EXCHANGES.values():
             raise InputError(f"what {self.exchange} sends is not known here: see comm.ledger after a step")

@@ -66,7 +66,7 @@ def test_allreduce_step_by_step(capsys):
     """Two ranks would not be alone, so what it does alone is what is shown: 24 messages of one word."""
     run_script(str(EXAMPLES / "allreduce_step_by_step.py"), [], 1)
     said = capsys.readouterr().out
-    assert said.count(" -> ") == 24 and said.count("8 bytes") == 24 and "step 6, at 5.003 ms: finished sums" in said
+    assert said.count(" -> ") == 24 and said.count("   8 bytes") == 24 and "step 6, at 5.003 ms: finished sums" in said
     assert "each has sent 48 bytes; 64 floats over the same ring are 384" in said
 
 
