@@ -35,6 +35,28 @@ def share_of(rank: int, ranks: int, workers: int) -> range:
     return range(rank * workers // ranks, (rank + 1) * workers // ranks)
 
 
+def even_share(workers: int, ranks: int, own: int) -> int:
+    """The most workers any rank has, which is what its code must hold; InputError if this one has more."""
+    most = -(-workers // ranks)
+    if own > most:
+        raise InputError(
+            f"this rank has {own} of {workers} workers; over {ranks} ranks an even share is {most} at most"
+        )
+    return most
+
+
+def code_from(rank: int, message, count: int, scale, step: int, ranks: int, scheme: str) -> np.ndarray:
+    """The code in a rank's message; CommError names the rank if it is not the one that is due here."""
+    sender = f"rank {rank}'s message"
+    code, its_count, its_scale = open_message(message, step=step, ranks=ranks, scheme=scheme, sender=sender)
+    if its_count != count or its_scale != scale:
+        raise CommError(
+            f"{sender} has {its_count} trits of scale {its_scale:.9g}, but this rank has {count} of {scale:.9g}: "
+            "all ranks reduce the same tensors in the same order, and share_scales comes before"
+        )
+    return code
+
+
 # --------------------------------------------------------------------------------------------- ternary exchanges
 
 
@@ -68,26 +90,14 @@ def gather_allreduce(
     """
     ranks = comm.Get_size()
     workers = ranks if workers is None else workers
-    most = -(-workers // ranks)
-    if own > most:
-        raise InputError(
-            f"this rank has {own} of {workers} workers; over {ranks} ranks an even share is {most} at most"
-        )
-    if most > 1:
+    if (most := even_share(workers, ranks, own)) > 1:
         scheme = f"base{2 * most + 1}"
     message = pack_message(sums, s[0], step=step, ranks=ranks, scheme=scheme)
     every = np.empty((ranks, message.size), np.uint8)
     comm.Allgather(message, every)
     total = np.zeros(sums.size, sum_dtype(workers))
     for rank, received in enumerate(every):
-        sender = f"rank {rank}'s message"
-        code, count, scale = open_message(received, step=step, ranks=ranks, scheme=scheme, sender=sender)
-        if count != sums.size or scale != s[0]:
-            raise CommError(
-                f"{sender} has {count} trits of scale {scale:.9g}, but this rank has {sums.size} of {s[0]:.9g}: "
-                "all ranks reduce the same tensors in the same order, and share_scales comes before"
-            )
-        unpack_add(code, total, scheme)
+        unpack_add(code_from(rank, received, sums.size, s[0], step, ranks, scheme), total, scheme)
     return mean_of(total, s, workers, block)
 
 

@@ -138,20 +138,24 @@ MAGIC, VERSION = b"TERN", 1
 
 
 class Scheme(NamedTuple):
-    """One code: its number in the header, and the two functions that pack and unpack it."""
+    """One code: its number in the header, and how it is packed, unpacked and measured."""
 
     number: int
-    per_byte: int  # sums in a byte
     pack: Callable[[np.ndarray], np.ndarray]
     unpack: Callable[[np.ndarray, int], np.ndarray]
+    size: Callable[[int], int | None]  # bytes for so many sums; None if that depends on the sums
+    wrong: Callable[[np.ndarray], np.ndarray]  # which bytes of a code no sums give
 
 
-SCHEMES = {"2bit": Scheme(1, 4, pack_2bit, unpack_2bit)} | {
-    f"base{2 * own + 1}": Scheme(
-        2 * own, digits_per_byte(own), partial(pack_base, own=own), partial(unpack_base, own=own)
-    )
-    for own in range(1, 128)
-}
+def _base(own: int) -> Scheme:
+    digits = digits_per_byte(own)
+    size, wrong = lambda count: -(-count // digits), lambda code: code >= (2 * own + 1) ** digits
+    return Scheme(2 * own, partial(pack_base, own=own), partial(unpack_base, own=own), size, wrong)
+
+
+SCHEMES = {
+    "2bit": Scheme(1, pack_2bit, unpack_2bit, lambda count: -(-count // 4), lambda code: code & code >> 1 & 0x55 != 0)
+} | {f"base{2 * own + 1}": _base(own) for own in range(1, 128)}
 """By name: "2bit", "base3", and for sums of `own` trits "base5", "base7", ... "base255"."""
 
 
@@ -172,7 +176,7 @@ class Message(NamedTuple):
 
 def message_bytes(count: int, scheme: str = "base3") -> int:
     """32 + ceil(count / 4) in 2 bits, 32 + ceil(count / 5) in base 3."""
-    return HEADER.size + -(-count // scheme_of(scheme).per_byte)
+    return HEADER.size + (scheme_of(scheme).size(count) or 0)
 
 
 def scheme_of(name: str) -> Scheme:
@@ -212,7 +216,7 @@ def open_message(
     if names.get(number) != scheme:
         raise CommError(f"{sender} is in scheme {names.get(number, number)}, but {scheme} was expected")
     promised = message_bytes(count, scheme)
-    if message.size != promised:
+    if message.size != promised and scheme_of(scheme).size(count) is not None:
         raise CommError(f"{sender} has {message.size} bytes where its header promises {promised} ({count} trits)")
     computed = zlib.crc32(message[HEADER.size :].data, zlib.crc32(message[: HEADER.size - 4].data))
     if computed != crc:
@@ -228,8 +232,7 @@ def open_message(
 
 def check_digits(code: np.ndarray, scheme: str, sender: str = "the message") -> None:
     """Refuse bytes that no trits give: the 2-bit code 3, and 243 or more in base 3. Free, beside the checksum."""
-    number, digits = scheme_of(scheme)[:2]
-    wrong = (code & code >> 1 & 0x55 != 0) if scheme == "2bit" else code >= (number + 1) ** digits
+    wrong = scheme_of(scheme).wrong(code)
     if wrong.any():
         at = int(wrong.argmax())
         raise CommError(f"{sender} has byte {code[at]} at {at}, which is no trits in scheme {scheme}")
