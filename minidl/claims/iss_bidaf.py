@@ -22,7 +22,8 @@ import numpy as np
 from minidl.claims.claim import OKABE_ITO, Claim, Context
 from minidl.claims.reading import Data, Setting, Trained, Trainer, at_random, judged, prepared
 from minidl.claims.shrinking import speed_up
-from minidl.data.squad import gap, scores
+from minidl.data.fetch import digest
+from minidl.data.squad import gap, glove_file, scores
 from minidl.models.bidaf import LSTMS, BiDAF, weights_of
 from minidl.tensor import Tensor, no_grad
 
@@ -58,8 +59,10 @@ def run(ctx: Context) -> None:
     for_counts(ctx)
     for_time(ctx)
     found = ctx.dataset("squad")
-    s = FULL if ctx.full else QUICK
-    data = prepared(found, s)
+    s, vectors = FULL if ctx.full else QUICK, glove_file(ctx.data_dir)
+    data = prepared(found, s, vectors)
+    if vectors is not None and data.vectors is not None:
+        ctx.datasets["glove"] = vectors.name, digest(data.vectors.tobytes())
     with ctx.progress(s.steps + s.lasso + 2 * s.after, "training") as bar:
         trainer = Trainer(ctx, data, s, bar)
         t = trainer.all()
@@ -137,10 +140,11 @@ def stack(widths, rng):
 # -- rows --------------------------------------------------------------------------------------------------------------
 def units_rows(ctx: Context, data: Data, s: Setting, t: Trained) -> None:
     """How many units training took away, and how they were taken."""
+    start = "no GloVe" if data.vectors is None else f"{data.known:,} of them starting with GloVe's vectors"
     ctx.note(
         f"{len(data.train):,} questions to learn from, {len(data.held_back):,} held back, {len(data.test):,} for "
         f"tests, each with the sentence of at most {s.longest} words that holds its answer; half of a batch are gaps "
-        f"in such sentences; {len(data.vocabulary.words):,} words, no GloVe; the contextual LSTM of {s.hidden} units, "
+        f"in such sentences; {len(data.vocabulary.words):,} words, {start}; the contextual LSTM of {s.hidden} units, "
         f"the others of {s.units}, dropout {1 - s.keep:.1f}, batch {s.batch}; {s.dense:,} steps that both networks "
         f"share, {s.lasso:,} with the Lasso, {s.after:,} after it; lambda steered from {s.lam:g} to {s.gone:.0%} empty "
         f"units, at the end {t.lam:.3g}. One training each, none chosen among several here; quick mode's sizes, steps, "
@@ -166,16 +170,19 @@ def score_rows(ctx: Context, data: Data, s: Setting, t: Trained, x) -> None:
     asked = data.test + [gap(q, rng) for q in data.test]
 
     def measured() -> dict:
-        models = {"dense": t.dense, "small": t.small, "anew": t.anew, "then": t.then, "cut": t.cut}
+        models = {
+            "dense": t.dense, "small": t.small, "anew": t.anew, "then": t.then, "cut": t.cut, "swapped": t.swapped,
+        }  # fmt: skip
         chance = [at_random(t.dense, t.cut.widths, x, ctx.rng("random", k)) for k in range(s.draws)]
         found = [judged(m, asked, data.vocabulary) for m in (*models.values(), *chance)]
         return {"each": [j.each for j in found], "loss": [j.loss for j in found]}
 
     found = ctx.kept("test", measured)
-    (dense, small, anew, then, cut, *_), each = found["loss"], np.stack(found["each"])  # (networks, questions, 2)
+    dense, small, anew, then, cut, swapped, *_ = found["loss"]
+    each = np.stack(found["each"])  # (networks, questions, 2)
     less = each[0, :, 1] - each[:, :, 1]  # points of F1
     worse, error = float(less[1].mean()), float(less[1].std() / len(asked) ** 0.5)
-    by_chance = float(np.median(found["loss"][5:]))
+    by_chance = float(np.median(found["loss"][6:]))
     silenced = f"as many units of each LSTM of the dense network silenced at random (median of {s.draws})"
     ctx.row(
         COST, measured=small / dense, criterion="at most 1.05", holds=small <= 1.05 * dense,
@@ -188,10 +195,12 @@ def score_rows(ctx: Context, data: Data, s: Setting, t: Trained, x) -> None:
         control={"what": "a network of its sizes drawn anew, trained as long as it was fine-tuned",
                  "measured": float(less[2].mean())},
     )  # fmt: skip
-    ctx.row(f"the same difference in F1, {silenced}", measured=float(np.median(less[5:].mean(1))), unit="points")
+    ctx.row(f"the same difference in F1, {silenced}", measured=float(np.median(less[6:].mean(1))), unit="points")
     ctx.row("loss of a network of its sizes drawn anew and trained as long as it was fine-tuned, over the dense one's",
             measured=anew / dense)  # fmt: skip
     ctx.row("loss when the units are taken out, before fine-tuning, over the dense network's then", measured=cut / then)
+    ctx.row("the same, g0 without as many units, the weakest, as training emptied in g2, and g2 as many as in g0",
+            measured=swapped / then)  # fmt: skip
     for k, (name, *paper) in enumerate((("dense", 67.98, 77.85), ("small", 67.36, 77.16))):
         for m, (score, said) in enumerate(zip(("EM", "F1"), paper, strict=True)):
             ctx.row(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -18,10 +19,11 @@ from minidl.callbacks import Run
 from minidl.claims.claim import Context
 from minidl.claims.shrinking import with_arrays
 from minidl.claims.trainings import part
-from minidl.data.squad import Question, QuestionSet, Vocabulary, gap, scores, targets
+from minidl.data.squad import Question, QuestionSet, Vocabulary, gap, glove, scores, targets
 from minidl.errors import MinidlError
 from minidl.layers import cross_entropy
 from minidl.models.bidaf import LSTMS, BiDAF, best, loss
+from minidl.not_finite import first_not_finite
 from minidl.optim import SGD, Adam, Optimizer, clip_grad_norm
 from minidl.sparsity import Certificate, GroupLasso, NothingToRemove, Steer, compact, groups, silence_, units
 from minidl.tensor import no_grad
@@ -63,6 +65,8 @@ class Data:
     held_back: list[Question]
     test: list[Question]
     vocabulary: Vocabulary  # of the training part
+    vectors: np.ndarray | None = None  # its words, from GloVe, where that is given: (V, E)
+    known: int = 0  # how many words have one
 
     def batch(self, rng: np.random.Generator, size: int):
         """As many questions, the first half of them gaps in the sentences of others."""
@@ -71,15 +75,20 @@ class Data:
         return self.vocabulary.batch(some), *targets(some)
 
 
-def prepared(found: QuestionSet, s: Setting) -> Data:
-    """Sentences of at most `longest` words; of six titles one is for tests and one is held back."""
+def prepared(found: QuestionSet, s: Setting, vectors: Path | None = None) -> Data:
+    """Sentences of at most `longest` words; of six titles one is for tests and one is held back.
+
+    vectors: a file of GloVe's, with whose vectors the words start.
+    """
     titles = sorted({q.title for q in found.questions})[:: max(1, len(found) // s.questions)]
     sixth = {title: k % 6 for k, title in enumerate(titles)}
     short = [q.sentence() for q in found.questions if q.title in sixth]
     short = [q for q in short if 5 <= len(q.words) <= s.longest]
     test, held_back = ([q for q in short if sixth[q.title] == k] for k in (0, 3))
     learn = [q for q in short if sixth[q.title] not in (0, 3)]
-    return Data(learn, held_back, test, Vocabulary.of(learn, s.words))
+    vocabulary = Vocabulary.of(learn, s.words)
+    found_there = glove(vectors, vocabulary.words, np.random.default_rng(0)) if vectors else (None, 0)
+    return Data(learn, held_back, test, vocabulary, *found_there)
 
 
 @dataclass(frozen=True)
@@ -122,6 +131,7 @@ class Trained:
     anew: Any = None
     certificate: Certificate | None = None
     wrong: float = 0.0
+    swapped: Any = None  # the emptied one, with the numbers of units that went exchanged between g0 and g2
 
 
 class Trainer:
@@ -132,11 +142,15 @@ class Trainer:
         self.x = one(data)
 
     def new(self, key: str, widths: tuple[int, ...] | None = None) -> BiDAF:
-        v, h = self.data.vocabulary, self.s.hidden
-        return BiDAF(
-            len(v.words), len(v.characters), rng=self.ctx.rng(key), word=3 * h // 2, filters=h, hidden=h,
-            widths=widths or (self.s.units,) * 6, keep=self.s.keep,
+        v, h, vectors = self.data.vocabulary, self.s.hidden, self.data.vectors
+        model = BiDAF(
+            len(v.words), len(v.characters), rng=self.ctx.rng(key), filters=h, hidden=h,
+            word=3 * h // 2 if vectors is None else vectors.shape[1], widths=widths or (self.s.units,) * 6,
+            keep=self.s.keep,
         )  # fmt: skip
+        if vectors is not None:
+            model.word.weight.data = vectors.copy()
+        return model
 
     def all(self) -> Trained:
         s, cut_at = self.s, self.s.dense + self.s.lasso
@@ -150,6 +164,8 @@ class Trainer:
         with contextlib.suppress(NothingToRemove):
             found.cut, found.certificate = compact(emptied, self.x)
             found.wrong = one_unit_more(found.cut, self.x)
+            kept = found.cut.widths
+            found.swapped = weakest(emptied, (*kept[4:], *kept[2:4], *kept[:2]), self.x)
             found.small, _ = self.train("small network", found.cut, after)
             found.anew, _ = self.train("re-initialised", self.new("re-initialised", found.cut.widths), after)
         return found
@@ -185,10 +201,12 @@ class Trainer:
             x, first, last = self.data.batch(self.ctx.rng("batch", run.step), s.batch)
             for optimizer in optimizers:
                 optimizer.zero_grad()
+            drawn = model.dropout.rng.bit_generator.state
             loss(model, x, first, last).backward()
             norm = clip_grad_norm(every, 5.0)
             if not np.isfinite(norm):
-                raise MinidlError(f"{name}: the gradient's norm at step {run.step} is {norm}: lower the rates")
+                model.dropout.rng.bit_generator.state = drawn
+                raise MinidlError(self._not_finite(name, run, norm, x, first, last))
             for optimizer in optimizers:
                 optimizer.step()
             if penalty is not None and lam:
@@ -196,6 +214,24 @@ class Trainer:
                 steer.after_step(run)
             self.bar.update()
         return penalty.lam if penalty is not None and lam else 0.0
+
+    def _not_finite(self, name: str, run: Run, norm: float, x, first, last) -> str:
+        """The sentence that ends a training: where it went wrong, and what is there of it."""
+        asked = _Asked(run.model, x)
+        where = first_not_finite(asked, x[0], (first, last), lambda y, ends: sum(map(cross_entropy, y, ends)))
+        done = "nothing is kept" if self.ctx.parts is None else f"the trainings finished before are in {self.ctx.parts}"
+        return f"{name}: the gradient's norm is {norm} at step {run.step}: {where}; {done}"
+
+
+class _Asked:
+    """A model as a function of one argument, which stands for the whole batch, with the model's own names."""
+
+    def __init__(self, model: BiDAF, x):
+        self.model, self.x = model, x
+        self.named_parameters, self.modules = model.named_parameters, model.modules
+
+    def __call__(self, _):
+        return self.model(*self.x)
 
 
 def one(data: Data):
@@ -219,6 +255,18 @@ def at_random(dense: BiDAF, widths: tuple[int, ...], x, rng: np.random.Generator
     for name, kept in zip(LSTMS, widths, strict=True):
         own = [u for u in found if u.layer == name]
         chosen += [own[k] for k in rng.choice(len(own), len(own) - kept, replace=False)]
+    silence_(model, chosen)
+    return model
+
+
+def weakest(emptied: BiDAF, widths: tuple[int, ...], x) -> BiDAF:
+    """The network with all but so many units of each LSTM silenced, those of the shortest weights."""
+    model, found, norms = copy.deepcopy(emptied), units(emptied, x), lengths(emptied, x)
+    own = [u for u in found if u.layer in LSTMS]
+    chosen = []
+    for name, kept in zip(LSTMS, widths, strict=True):
+        mine = sorted((k for k, u in enumerate(own) if u.layer == name), key=lambda k: norms[k])
+        chosen += [own[k] for k in mine[: len(mine) - kept]]
     silence_(model, chosen)
     return model
 

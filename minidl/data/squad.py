@@ -14,11 +14,12 @@ against each of the true answers; the best one counts.
 from __future__ import annotations
 
 import bisect
-import io
+import gzip
 import json
 import re
 import string
 import sys
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -267,25 +268,42 @@ def targets(questions: Sequence[Question]) -> tuple[np.ndarray, np.ndarray]:
 def glove(path: str | Path, vocabulary: Sequence[str], rng: np.random.Generator) -> tuple[np.ndarray, int]:
     """(vectors (V, E), how many words have one) from GloVe's text format: a word and its E numbers in every line.
 
-    Words without a vector get N(0, .1), padding 0. Raises DataError if a line has another length than the first one.
+    The file (.txt or .txt.gz) is read line by line, for it may be larger than memory. Words without a vector get
+    N(0, .1), padding 0. Raises DataError if a line is shorter than the first one; a longer one holds a word with a
+    blank in it, as a few do in the largest file, and is passed over.
     """
-    number, found, table = {word: k for k, word in enumerate(vocabulary)}, 0, None
-    for line, text in enumerate(io.StringIO(read(Path(path)).decode()), 1):
-        word, *values = text.rstrip().split(" ")
-        if table is None:
-            table = rng.normal(0, 0.1, (len(vocabulary), len(values))).astype(np.float32)
-            table[:1] = 0
-        if len(values) != table.shape[1] or not values:
-            raise DataError(f"{path}, line {line}: {len(values)} numbers, the first line has {table.shape[1]}")
-        if word in number:
-            try:
-                table[number[word]] = [float(v) for v in values]
-            except ValueError as error:
-                raise DataError(f"{path}, line {line}: {error}") from error
-            found += 1
+    path, number, found, table = Path(path), {word.encode(): k for k, word in enumerate(vocabulary)}, 0, None
+    try:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as lines:
+            for line, text in enumerate(lines, 1):
+                word, _, values = text.rstrip().partition(b" ")
+                size = values.count(b" ") + bool(values)
+                if table is None:
+                    table = rng.normal(0, 0.1, (len(vocabulary), size)).astype(np.float32)
+                    table[:1] = 0
+                if size < table.shape[1] or not size:
+                    raise DataError(f"{path}, line {line}: {size} numbers, the first line has {table.shape[1]}")
+                if word in number and size == table.shape[1]:
+                    try:
+                        table[number[word]] = [float(v) for v in values.split(b" ")]
+                    except ValueError as error:
+                        raise DataError(f"{path}, line {line}: {error}") from error
+                    found += 1
+    except (EOFError, zlib.error, OSError) as error:
+        raise DataError(f"{path} cannot be read: {error}") from error
     if table is None:
         raise DataError(f"{path} holds no vector: it is empty")
     return table, found
+
+
+def glove_file(data_dir: str | Path | None = None) -> Path | None:
+    """The first file of vectors in DIR/glove (.txt or .txt.gz, by name), or None."""
+    for root in places(data_dir):
+        files = sorted(p for p in (root / "glove").glob("*") if p.name.endswith((".txt", ".txt.gz")))
+        if files:
+            say(f"{files[0].name} from {root / 'glove'}")
+            return files[0]
+    return None
 
 
 # -- how answers are judged --------------------------------------------------------------------------------------------

@@ -227,9 +227,10 @@ def batch_stream(
     length = len(ids) // batch
     last = (length - 1) // steps * steps
     if last < 1 and not (rest and length > 1):
+        least = f"2 batch = {2 * batch:,}" if rest else f"batch * (steps + 1) = {batch * (steps + 1):,}"
         raise InputError(
-            f"a stream of {len(ids):,} words is too short for batch {batch} and steps {steps}, which take "
-            f"batch * (steps + 1) = {batch * (steps + 1):,} at least: make one of them smaller"
+            f"a stream of {len(ids):,} word{'s' * (len(ids) > 1)} is too short for batch {batch} and steps {steps}, "
+            f"which take {least} at least: give a longer text, or make one of them smaller"
         )
     pieces = np.ascontiguousarray(np.asarray(ids[: batch * length]).reshape(batch, length).T)
     last = length - 1 if rest else last

@@ -71,6 +71,8 @@ class Embedding(Module):
 
     def forward(self, ids) -> Tensor:
         ids = np.asarray(ids)
+        if ids.dtype.kind not in "iu":
+            raise InputError(f"embedding: ids are {ids.dtype}; they must be integers, the places of rows in a table")
         if ids.size and not (0 <= ids.min() and ids.max() < self.weight.shape[0]):
             raise InputError(
                 f"embedding: ids run from {ids.min()} to {ids.max()}, the table has {self.weight.shape[0]} rows"

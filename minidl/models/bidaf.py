@@ -16,7 +16,8 @@ looks at; a backward LSTM starts at a text's own last word, so padding changes n
 
 Intrinsic Sparse Structures shrinks the six LSTMs g0, g1 and g2 (Wen et al. 2018, table 4): `widths` are their units.
 Unit k of g1 forwards is read by start and by g2 at 8d + k (g1), 10d + k (a1i) and 12d + k (g1 * a1i). The published
-groups leave the middle one out; then a unit whose group is 0 still speaks through a1i, unless it says 0 throughout.
+groups (`published_groups`) leave the middle one out; then a unit whose group is 0 still speaks through a1i, unless it
+says 0 throughout.
 """
 
 from __future__ import annotations
@@ -231,6 +232,35 @@ def weights_of(widths: Sequence[int], hidden: int = 100, *, a1i: int | None = No
     heard = (p0, widths[0] + widths[1], p0 + 2 * g1 + (g1 if a1i is None else a1i))
     lstms = sum((heard[k // 2] + h + 1) * 4 * h for k, h in enumerate(widths))
     return lstms + (g1 + p0 + 1) + (widths[4] + widths[5] + p0 + 1)
+
+
+def published_groups(model: BiDAF) -> list[dict]:
+    """The groups of the authors' own file, one for each unit in the order of LSTMS, for `groups(model, by=...)`.
+
+    Unit k of an LSTM: its four gate rows, its recurrent column, and the columns k of what reads it, but for the columns
+    10d + k that read g1 through a1i. What these groups make 0 may not leave, unless those columns are 0 as well: the
+    default, by="unit", holds them. As published, step for step (multiples 1.5, 1, 2 of lambda in the file "scaled"):
+
+        GroupLasso(groups(model, by=published_groups(model)), lam=1e-3, rule="published", smooth=1e-8,
+                   weights=np.repeat([1.5, 1, 2], 2 * d))        and penalty.below = 4e-4
+    """
+    n, g1 = model.widths, sum(model.widths[2:4])
+    p0 = model.start.weight.shape[1] - g1
+    to_g1 = lambda k: {f"{name}.weight_ih": [k] for name in LSTMS[2:4]}
+    to_g2 = lambda k: {f"{name}.weight_ih": [p0 + k, p0 + 2 * g1 + k] for name in LSTMS[4:]}
+    readers = (
+        to_g1(0), to_g1(n[0]), {"start.weight": [0], **to_g2(0)}, {"start.weight": [n[2]], **to_g2(n[2])},
+        {"end.weight": [0]}, {"end.weight": [n[4]]},
+    )  # fmt: skip
+    return [
+        {
+            f"{name}.weight_ih": [np.s_[k::width]],
+            f"{name}.weight_hh": [np.s_[k::width], np.s_[:, k]],
+            **{reader: [np.s_[:, first + k] for first in firsts] for reader, firsts in read.items()},
+        }
+        for name, width, read in zip(LSTMS, n, readers, strict=True)
+        for k in range(width)
+    ]
 
 
 # -- a model and its vocabulary in one file ----------------------------------------------------------------------------

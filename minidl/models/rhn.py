@@ -18,16 +18,18 @@ Every mask holds for a whole sequence; m_x drops words: where a word is missing,
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from minidl import rules
+from minidl import checkpoint, rules
 from minidl.backend import twin
-from minidl.errors import InputError, ShapeError
+from minidl.errors import DataError, InputError, ShapeError
 from minidl.layers import Embedding, Linear, Module, Parameter, VariationalDropout
 from minidl.layers.dropout import Dropout
 from minidl.layers.linear import product
+from minidl.models.lstm_lm import same_words
 from minidl.tensor import Op, Tensor
 
 
@@ -222,3 +224,37 @@ class RHNLanguageModel(Module):
 
     def zero_states(self, batch: int):
         return [Tensor(np.zeros((batch, self.weight_ih.shape[1]), self.weight_ih.dtype))]
+
+    @property
+    def config(self) -> Config:
+        """What to give to RHNLanguageModel for a model of this one's shape, shrunk or not."""
+        dropped = (self.drop_words, self.drop_input, self.drop_state, self.drop_output)
+        x, i, h, o = (layer.p for layer in dropped)
+        return Config(width=self.weight_ih.shape[1], depth=len(self.layers), drop=(x, i, h, o))
+
+
+# -- a model and its words in one file ---------------------------------------------------------------------------------
+def save_rhn(path, model: RHNLanguageModel, words: Sequence[str], **more) -> None:
+    """checkpoint.save with the vocabulary and the sizes, so that a shrunk model finds its shape again. words: (V,)."""
+    if len(words) != (known := model.embedding.weight.shape[0]):
+        raise InputError(f"the model knows {known:,} words, the vocabulary holds {len(words):,}: give its own")
+    c = model.config
+    extra = {"words": list(words), "rhn": {"width": c.width, "depth": c.depth, "drop": list(c.drop)}}
+    checkpoint.save(path, model=model, extra=extra, **more)
+
+
+def load_rhn(
+    path, words: Sequence[str] | None = None, *, rng: np.random.Generator
+) -> tuple[RHNLanguageModel, tuple[str, ...]]:
+    """(model, its words) from a file of save_rhn. words: those of the text that it is to read, if there is one. Raises
+    InputError if they are not the model's own, DataError if the file holds none."""
+    extra = checkpoint.load(path).extra
+    if not isinstance(extra, dict) or "rhn" not in extra:
+        raise DataError(f"{path} holds no highway network with a vocabulary: it was not written by save_rhn")
+    own, (x, i, h, o) = tuple(extra["words"]), extra["rhn"]["drop"]
+    if words is not None:
+        same_words(path, own, words)
+    config = Config(width=extra["rhn"]["width"], depth=extra["rhn"]["depth"], drop=(x, i, h, o))
+    model = RHNLanguageModel(len(own), config, rng=rng)
+    checkpoint.load(path, model=model)
+    return model, own

@@ -36,7 +36,8 @@ class Proof:
 
 @dataclass(frozen=True)
 class Certificate:
-    """What was removed and why, what stays and why, and the proof. `str(certificate)` is all of it as a table.
+    """What was removed and why, what stays and why, and the proof. `str(certificate)` is all of it as a table, and
+    `certificate.figure()` shows the units that are left.
 
     removed, stays: rows (layer, reason, number of units). kept: {layer: the indices of its units that are left}.
     folded: the biases, and merged: the weights, that took over constants. columns: {convolution: (positions (c, k, l)
@@ -59,6 +60,16 @@ class Certificate:
     weights_after = property(lambda self: self.after.weights)
     difference = property(lambda self: self.proof.outputs)
     tolerance = property(lambda self: self.proof.allowed)
+
+    def figure(self):
+        """A matplotlib Figure: a strip for each layer with a column per unit, white where it was removed."""
+        from matplotlib.figure import Figure
+
+        from minidl.sparsity.picture import draw_strips
+
+        figure = Figure(figsize=(7, 0.8 + 0.5 * len(self.kept)), layout="constrained")
+        draw_strips(figure, self)
+        return figure
 
     def __str__(self):
         lines = []

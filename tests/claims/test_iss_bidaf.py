@@ -11,6 +11,7 @@ iss_bidaf = pytest.importorskip("minidl.claims.iss_bidaf")
 reading = pytest.importorskip("minidl.claims.reading")
 
 from minidl.data.squad import question_set  # noqa: E402
+from minidl.errors import MinidlError  # noqa: E402
 
 TINY = dict(hidden=4, units=6, batch=8, words=60, dense=20, lasso=60, after=6, lam=0.3, rate=0.02, draws=3)
 
@@ -101,6 +102,38 @@ def test_weights_are_the_published_ones_and_the_controls_are_not():
     counts = ctx.finish()
     assert [row["measured"] for row in counts] == pytest.approx([2.2904, 1.1766, 0.9545, 0.8795])
     assert all(row["outcome"] == "supported" and row["control"]["outcome"] == "not shown" for row in counts)
+
+
+def test_words_start_with_glove_s_vectors_where_they_are_given(tiny, tmp_path):
+    (tmp_path / "vectors.txt").write_text("rome 1 2 3\nnever 4 5 6\nann -1 0 1\n")
+    data = iss_bidaf.prepared(tiny, iss_bidaf.QUICK, tmp_path / "vectors.txt")
+    model = reading.Trainer(claim.Context(iss_bidaf.CLAIM), data, iss_bidaf.QUICK, None).new("model")
+    assert data.known == 2 and model.word.weight.shape == (len(data.vocabulary.words), 3)
+    assert model.word.weight.data[data.vocabulary.words.index("rome")].tolist() == [1, 2, 3]
+    assert len(model(*reading.one(data))) == 2
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_training_that_is_not_finite_ends_with_the_step_the_layer_and_what_is_kept(tiny, tmp_path):
+    data, s = iss_bidaf.prepared(tiny, iss_bidaf.QUICK), iss_bidaf.QUICK
+    trainer = reading.Trainer(claim.Context(iss_bidaf.CLAIM, parts=tmp_path / "kept"), data, s, None)
+    model = trainer.new("model")
+    model.g1.forwards.weight_hh.data = np.full_like(model.g1.forwards.weight_hh.data, np.nan)
+    with pytest.raises(MinidlError, match="shared: .* is nan at step 0: the weight g1.forwards.weight_hh .*kept"):
+        trainer._steps("shared", model, range(2), None)
+
+
+def test_the_weakest_units_go_from_each_lstm(tiny):
+    data = iss_bidaf.prepared(tiny, iss_bidaf.QUICK)
+    trainer = reading.Trainer(claim.Context(iss_bidaf.CLAIM), data, iss_bidaf.QUICK, None)
+    whole, widths = trainer.new("model"), (6, 3, 2, 1, 4, 3)
+    norms = reading.lengths(whole, trainer.x).reshape(6, 6)
+    less = reading.weakest(whole, widths, trainer.x)
+    small, _ = reading.compact(less, trainer.x)
+    assert small.widths == widths
+    strongest = np.sort(norms[2].argsort()[-2:])  # of g1, forwards
+    own = np.concatenate([strongest + 6 * gate for gate in range(4)])
+    np.testing.assert_array_equal(small.g1.forwards.bias.data, whole.g1.forwards.bias.data[own])
 
 
 def test_half_of_a_batch_are_gaps_in_the_same_sentences(tiny):

@@ -92,6 +92,18 @@ def test_glove(tmp_path):
     words = ("<pad>", "<unk>", "hound", "old")
     table, found = squad.glove(path, words, np.random.default_rng(0))
     assert found == 2 and (table[0] == 0).all() and table[2:].tolist() == [[-1, 0.5, 0], [1, 2, 3]] and table[1].any()
+    packed = tmp_path / "glove.txt.gz"
+    packed.write_bytes(gzip.compress(b"old 1 2 3\nat home 4 5 6\nhound -1 0.5 0\n"))  # a word with a blank in it
+    again, found = squad.glove(packed, words, np.random.default_rng(0))
+    assert found == 2 and (again == table).all()
+    packed.write_bytes(b"no gzip")
+    with pytest.raises(DataError, match="glove.txt.gz cannot be read"):
+        squad.glove(packed, words, np.random.default_rng(0))
+    with pytest.raises(DataError, match="nothing.txt cannot be read"):
+        squad.glove(tmp_path / "nothing.txt", words, np.random.default_rng(0))
+    path.write_text("old 1 two 3\n")
+    with pytest.raises(DataError, match="line 1: could not convert"):
+        squad.glove(path, words, np.random.default_rng(0))
     path.write_text("old 1 2 3\nhound 1 2\n")
     with pytest.raises(DataError, match="line 2: 2 numbers, the first line has 3"):
         squad.glove(path, words, np.random.default_rng(0))
@@ -144,6 +156,16 @@ def test_without_a_file_there_are_gaps_to_fill_and_the_name_says_so(tmp_path, mo
         assert q.words[last + 1 :][: len(after.split())] == after.split()
     with pytest.raises(InputError, match="a context of 4 words leaves nothing around a gap"):
         squad.gap(squad.Question("1", "", "It rained . .", "", ()), np.random.default_rng(0))
+
+
+def test_vectors_are_found_in_their_folder(tmp_path, monkeypatch):
+    monkeypatch.setenv("MINIDL_CACHE", str(tmp_path / "empty"))
+    monkeypatch.delenv("MINIDL_DATA", raising=False)
+    assert squad.glove_file(tmp_path) is None
+    (tmp_path / "glove").mkdir()
+    for name in ("readme.md", "glove.6B.50d.txt.gz", "glove.6B.100d.txt"):
+        (tmp_path / "glove" / name).touch()
+    assert squad.glove_file(tmp_path) == tmp_path / "glove" / "glove.6B.100d.txt"
 
 
 HERE = Path(os.environ.get("MINIDL_DATA", "/nowhere")) / "squad"

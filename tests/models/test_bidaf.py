@@ -11,7 +11,7 @@ from minidl import checkpoint
 from minidl.data.squad import Vocabulary
 from minidl.errors import DataError, InputError, ShapeError
 from minidl.models import bidaf
-from minidl.models.bidaf import LSTMS, BiDAF, answer, load_bidaf, loss, save_bidaf, weights_of
+from minidl.models.bidaf import LSTMS, BiDAF, answer, load_bidaf, loss, published_groups, save_bidaf, weights_of
 from minidl.optim import SGD, Adam
 from minidl.sparsity import GroupLasso, compact, groups, silence_, units
 
@@ -116,6 +116,49 @@ def test_groups_at_the_papers_size_are_the_published_ones_and_what_they_leave_ou
             assert own[f"{layer}.weight_ih", 0] == [k, 100 + k, 200 + k, 300 + k]
     assert places["g0.backwards", 3]["g1.forwards.weight_ih", 1] == [103]
     assert places["g2.backwards", 3]["end.weight", 1] == [103]
+
+
+def squares_as_published(model):
+    """Sums of squares of the authors' groups, from their list of (matrix, axis, first place), a line for each LSTM.
+
+    Matrices are theirs: [input; state] by gates, the readers of start and end as [LSTM; p0].
+    """
+    w = {name: p.data.astype(float) for name, p in model.named_parameters()}
+    for name in LSTMS:
+        w[name] = np.concatenate([w[f"{name}.weight_ih"], w[f"{name}.weight_hh"]], axis=1).T
+    n, (a, b, c, d, e, f) = model.widths, LSTMS
+    p0, g1 = 8 * 4, n[2] + n[3]
+    rows = (  # of each group: rows k behind these places
+        [(a, p0), (c, 0), (d, 0)], [(b, p0), (c, n[0]), (d, n[0])],
+        [(c, n[0] + n[1]), ("start", 0), (e, p0), (f, p0), (e, p0 + 2 * g1), (f, p0 + 2 * g1)],
+        [(d, n[0] + n[1]), ("start", n[2]), (e, p0 + n[2]), (f, p0 + n[2]), (e, p0 + 2 * g1 + n[2]),
+         (f, p0 + 2 * g1 + n[2])],
+        [(e, p0 + 3 * g1), ("end", 0)], [(f, p0 + 3 * g1), ("end", n[4])],
+    )  # fmt: skip
+    w |= {"start": w["start.weight"].T, "end": w["end.weight"].T}
+    return np.array([
+        sum((w[m][first + k] ** 2).sum() for m, first in rows[i]) + (w[name][:, k :: n[i]] ** 2).sum()
+        for i, name in enumerate(LSTMS) for k in range(n[i])
+    ])  # fmt: skip
+
+
+def test_the_published_groups_and_their_rule_leave_a1i_out():
+    model = network(np.random.default_rng(1))
+    penalty = GroupLasso(groups(model, by=published_groups(model)), 0.5, rule="published", smooth=1e-8)
+    expected = squares_as_published(model)
+    np.testing.assert_allclose(np.square(penalty.norms()), expected, rtol=1e-6)
+    assert penalty.value() == pytest.approx(0.5 * np.sqrt(expected + 1e-8).sum(), rel=1e-6)
+    part = GroupLasso(groups(model, by=published_groups(model)[: sum(WIDTHS[:4])]), 0.5, rule="published")
+    part.add_subgradient_()  # without g2's own units, whose gate rows reach over all columns
+    g1 = WIDTHS[2] + WIDTHS[3]
+    pulled = [False] * 32 + [True] * g1 + [False] * g1 + [True] * g1  # p0, g1, a1i, g1 * a1i
+    assert model.g2.forwards.weight_ih.grad.any(0).tolist() == pulled
+
+
+def test_the_published_groups_have_the_published_sizes():
+    model = BiDAF(3, 3, rng=Zeros())
+    sizes = groups(model, by=published_groups(model)).sizes(twice=True)
+    assert sizes.tolist() == list(np.repeat((4800, 4800, 3201, 3201, 6401, 6401), 100))
 
 
 def test_weights_of_the_table():

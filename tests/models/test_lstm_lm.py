@@ -127,6 +127,20 @@ def test_a_penalty_in_the_gradient_is_clipped_with_it_as_published():
         np.testing.assert_allclose(p.data, q.data, rtol=1e-11, atol=1e-13)
 
 
+def test_what_does_not_fit_is_said():
+    model = small()
+    with pytest.raises(InputError, match="1 states for 2 layers: begin with"):
+        model(np.zeros((2, 3), int), model.zero_states(3)[:1])
+    with pytest.raises(InputError, match="hidden is empty"):
+        small(hidden=())
+    with pytest.raises(InputError, match="clip 0: the limit .* above 0"):
+        train_epoch(model, [], SGD(model.parameters(), lr=0.1), clip=0)
+    with pytest.raises(InputError, match="ids are float64; they must be integers"):
+        model(np.zeros((2, 3)), model.zero_states(3))
+    with pytest.raises(InputError, match="1 word is too short for batch 1 .* 2 batch = 2 at least: give a longer text"):
+        perplexity_of_text(model, ids(1))
+
+
 def test_no_words_have_no_perplexity():
     with pytest.raises(InputError, match="the stream is empty"):
         perplexity(small(), [])

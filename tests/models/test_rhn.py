@@ -7,12 +7,13 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from minidl import Tensor, backend, no_grad
-from minidl.errors import ShapeError
+from minidl import Tensor, backend, checkpoint, no_grad
+from minidl.errors import DataError, InputError, ShapeError
 from minidl.gradcheck import gradcheck
 from minidl.layers import cross_entropy
-from minidl.models import perplexity
-from minidl.models.rhn import DENSE, ISS, Config, RHNLanguageModel, WordDropout, rhn
+from minidl.models import generate, perplexity
+from minidl.models.rhn import DENSE, ISS, Config, RHNLanguageModel, WordDropout, load_rhn, rhn, save_rhn
+from minidl.sparsity import compact, silence_, units
 
 SMALL = Config(width=6, depth=3, init_scale=0.4)
 
@@ -185,3 +186,25 @@ def test_the_formula_counts_the_model(depth, width):
 def test_the_published_schedule():
     assert DENSE.rate(18) == 0.2 and DENSE.rate(19) == 0.2 and DENSE.rate(20) == pytest.approx(0.2 / 1.02)
     assert ISS.drop == pytest.approx([0.6 * p for p in DENSE.drop]) and (ISS.width, ISS.depth) == (830, 10)
+
+
+# -- the file ----------------------------------------------------------------------------------------------------------
+def test_a_shrunk_model_comes_back_with_its_words_and_no_others_are_taken(tmp_path):
+    file, words, rng = tmp_path / "rhn.npz", tuple("abcdefg"), np.random.default_rng(0)
+    model = RHNLanguageModel(7, Config(width=5, depth=3, drop=(0.1, 0.2, 0.3, 0.4), init_scale=0.5), rng=rng)
+    x = rng.integers(0, 7, (4, 2)), model.zero_states(2)
+    silence_(model, units(model, x)[1:3])
+    small, _ = compact(model, x)
+    save_rhn(file, small, words)
+    again, own = load_rhn(file, words, rng=np.random.default_rng(9))
+    assert own == words and again.config == small.config == Config(width=3, depth=3, drop=(0.1, 0.2, 0.3, 0.4))
+    prompt = [1, 2, 3]
+    said = [generate(m, prompt, 20, rng=np.random.default_rng(5)).tolist() for m in (small, again)]
+    assert said[0] == said[1]
+    with pytest.raises(InputError, match="7 words there, 7 here, first different at number 0: 'a' there, 'x' here"):
+        load_rhn(file, "xbcdefg", rng=rng)
+    with pytest.raises(InputError, match="the model knows 7 words, the vocabulary holds 6"):
+        save_rhn(file, small, words[:6])
+    checkpoint.save(file, model=small)
+    with pytest.raises(DataError, match="holds no highway network with a vocabulary"):
+        load_rhn(file, rng=rng)

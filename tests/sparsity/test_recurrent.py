@@ -104,6 +104,38 @@ def test_a_state_of_the_wrong_form_is_refused_in_words():
         small(Tensor(x), (Tensor(np.zeros((2, 3, 6))),) * 2)
 
 
+@pytest.mark.parametrize("kind", [LSTM, GRU])
+def test_units_go_by_training_in_both_directions(kind):
+    """Tags depend on the first two inputs only; the Lasso empties units of every cell, and what is left says the same.
+
+    In between, no unit is chosen by hand; behind it, the small network learns on."""
+    model, rng = Tagger(kind, layers=1, bidirectional=True, width=8), RNG(1)
+    x = rng.standard_normal((6, 20, 4)).astype(np.float32)
+    y = (x[..., 0] > 0).astype(int) + (x[..., 1] > 0)
+    penalty = GroupLasso(groups(model, x, by="unit", layers="layer"), lam=2e-2)
+    losses: list[float] = []
+
+    def train(one, steps, callbacks=()):
+        optimizer = SGD(one.parameters(), lr=0.5, momentum=0.5)
+        for _ in range(steps):
+            loss = cross_entropy(one(Tensor(x)).flatten(0, 1), y.ravel())
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            for callback in callbacks:
+                callback.prox_(optimizer)
+            losses.append(loss.item())
+
+    train(model, 120, [penalty])
+    small, certificate = compact(model, x)
+    dead = int((penalty.norms() == 0).sum())
+    assert 2 <= dead < 16 and sum(widths(small)) == 16 - dead
+    assert certificate.difference <= certificate.tolerance
+    assert np.abs(output(small, x) - output(model, x)).max() <= 1e-12 * max(1, np.abs(output(model, x)).max())
+    train(small, 40)
+    assert losses[-1] < losses[119] < losses[0]
+
+
 @pytest.mark.parametrize("kind, gates", [(LSTM, 4), (GRU, 3)])
 @pytest.mark.parametrize("quiet", [False, True])
 def test_a_unit_without_input_goes_only_if_it_says_0(kind, gates, quiet):
@@ -348,3 +380,4 @@ def test_strips_are_white_where_a_unit_left():
     }  # fmt: skip
     assert np.flatnonzero(strips["layers.0\n10 of 12"] == 0).tolist() == [1, 5]
     assert figure.axes[1].images[0].cmap(0.0)[:3] == (1, 1, 1)
+    assert [axes.get_ylabel() for axes in certificate.figure().axes] == list(strips)
