@@ -188,7 +188,7 @@ class Network:
         self.state = {
             before: after
             for i, arg in enumerate(self.args[: len(out)])
-            if isinstance(arg, (list, tuple)) and _shapes(arg) == _shapes(out[i])
+            if (isinstance(arg, (list, tuple)) and _shapes(arg) == _shapes(out[i])) or (i and _through(arg, out[i]))
             for before, after in zip(tensors_in(arg), tensors_in(out[i]), strict=True)
         }
         for t in (*leaves.values(), *self.state):
@@ -278,7 +278,8 @@ def units(model, x) -> list[Unit]:
     """All removable units of model(x), layer by layer.
 
     x: the model's argument, or a tuple of its arguments. An argument that is a list or tuple of Tensors and comes back
-    as an output in the same place and shape is state (of a recurrent network): it loses its units with the weights.
+    as an output in the same place and shape is state (of a recurrent network): it loses its units with the weights. So
+    does a Tensor that a recurrent function takes and gives back, a GRU's h; of a stack, give zero_state(B, cells=True).
     """
     net = Network(model, x)
     members: list[list[Member]] = [[] for _ in net.layer]
@@ -347,6 +348,13 @@ def tensors_in(tree) -> list[Tensor]:
 
 def _leaves(tree) -> list:
     return [leaf for part in tree for leaf in _leaves(part)] if isinstance(tree, (list, tuple)) else [tree]
+
+
+def _through(before, after) -> bool:
+    """Whether one function of several results takes the Tensor `before` and gives `after`, as a GRU its state h."""
+    both = isinstance(before, Tensor) and isinstance(after, Tensor) and before.shape == after.shape
+    node = after.node if both else None
+    return node is not None and isinstance(node.out, tuple) and any(a is before for a in node.args)
 
 
 def _shapes(tree):

@@ -14,7 +14,7 @@ from minidl import Tensor
 from minidl.callbacks import Callback
 from minidl.data.text import batch_stream
 from minidl.errors import CompactError
-from minidl.layers import GRU, LSTM, Linear, Module, cross_entropy
+from minidl.layers import GRU, LSTM, RNN, Linear, Module, cross_entropy
 from minidl.models import LSTMLanguageModel, generate
 from minidl.models.lstm_lm import load_language_model, save_language_model, train_epoch
 from minidl.optim import SGD
@@ -93,6 +93,36 @@ def test_a_state_per_cell_is_carried_through_cells_of_any_width(bidirectional, c
             own, carried = small(Tensor(part), carried)
             said.append(own.data)
         np.testing.assert_allclose(np.concatenate(said), y.data, atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [GRU, RNN])
+def test_a_state_of_one_array_loses_its_units_too(kind):
+    """h goes in and comes out by itself, as the layer takes it; what only looks like that stays an input."""
+    model, rng = Tagger(kind, layers=1, carry=True), RNG(2)
+    x, h = (rng.standard_normal(shape).astype(np.float32) for shape in ((5, 3, 4), (3, 6)))
+    silence_(model, units(model, (x, Tensor(h)))[2:4])
+    small, certificate = compact(model, (x, Tensor(h)))
+    assert widths(small) == [4] and certificate.difference <= certificate.tolerance
+    y, after = small(Tensor(x), Tensor(h[:, [0, 1, 4, 5]]))
+    first, carried = small(Tensor(x[:3]), Tensor(h[:, [0, 1, 4, 5]]))
+    second, end = small(Tensor(x[3:]), carried)
+    np.testing.assert_allclose(np.concatenate([first.data, second.data]), y.data, atol=1e-6)
+    np.testing.assert_allclose(end.data, after.data, atol=1e-6)
+    whole, whole_after = model(Tensor(x), Tensor(h))
+    np.testing.assert_allclose(y.data, whole.data, atol=1e-6)
+    np.testing.assert_allclose(after.data, whole_after.data[:, [0, 1, 4, 5]], atol=1e-6)
+
+
+def test_an_input_that_a_model_gives_back_with_something_added_is_no_state():
+    class Two(Module):
+        def __init__(self):
+            self.layer = Linear(4, 4, rng=RNG(0))
+
+        def forward(self, x, z):
+            return x * 2, z + self.layer(z)
+
+    x, z = (Tensor(RNG(1).standard_normal((3, 4)).astype(np.float32)) for _ in range(2))
+    assert units(Two(), (x, z)) == []
 
 
 def test_a_state_of_the_wrong_form_is_refused_in_words():
