@@ -102,10 +102,13 @@ def gather_allreduce(
 
 
 @twin
-def mean_of(sums: np.ndarray, s: np.ndarray, workers: int, block: int | None = None) -> np.ndarray:
-    """sums * fl(s / workers) in float32: the one expression in which a mean is ever computed."""
+def mean_of(sums: np.ndarray, s: np.ndarray, workers: int, block: int | np.ndarray | None = None) -> np.ndarray:
+    """sums * fl(s / workers) in float32: the one expression in which a mean is ever computed.
+
+    block: how many sums share a scale, as in `ternary_allreduce`; or (B,) integers, how many share each
+    """
     share = s / np.float32(workers)
-    if block is not None and s.size > 1:
+    if block is not None and (s.size > 1 or np.ndim(block)):
         share = np.repeat(share, block)[: sums.size]
     return sums.astype(np.float32) * share
 

@@ -203,8 +203,11 @@ class DataParallel:
         ternary, floats = [sizes[k] for k in self.ternary], [sizes[k] for k in self.floats]
         if ternary and self.exchange not in EXCHANGES.values():
             raise InputError(f"what {self.exchange} sends is not known here: see comm.ledger after a step")
-        ranks, rank = self.comm.Get_size(), self.comm.Get_rank()
-        return bytes_per_step(ranks, ternary, scales, floats, mode=self.mode, workers=self.workers, rank=rank)
+        who = {"ranks": self.comm.Get_size(), "rank": self.comm.Get_rank(), "workers": self.workers}
+        return self._expected(ternary, floats, scales=scales, mode=self.mode, **who)
+
+    def _expected(self, ternary: list[int], floats: list[int], **options) -> int:
+        return bytes_per_step(ternary=ternary, floats=floats, **options)
 
     def averaged(self):
         """A block in which the model has the mean of all workers' running statistics: for evaluation. Collective."""

@@ -75,3 +75,13 @@ def test_byte_ledger(capsys, mode, total):
     run_script(str(EXAMPLES / "byte_ledger.py"), ["--mode", mode], 2)
     said = capsys.readouterr().out
     assert f"step 1 of 3: {total:,} bytes; predicted before it: {total:,}\n" in said and "ip1.weight" in said
+
+
+def test_scaling(capsys):
+    run_script(str(EXAMPLES / "scaling.py"), ["--numbers", "20000", "--ms", "0.01", "--compute", "0.001"], 1)
+    lines = capsys.readouterr().out.splitlines()[-4:]
+    assert [line.split()[0] for line in lines] == ["2", "4", "8", "16"]
+    gains = [float(line.split()[-6]) for line in lines]
+    assert min(gains) > 2 and "not worth it" not in "".join(lines)
+    run_script(str(EXAMPLES / "scaling.py"), ["--numbers", "20000", "--mbit", "1e5", "--compute", "1"], 1)
+    assert capsys.readouterr().out.count("not worth it") == 4

@@ -3,5 +3,7 @@
 sums.py             4 min   every rank adds a part: bytes that grow with log(workers), not with workers
 server.py           3 min   the same by way of servers, as in the paper
 requantise.py       3 min   sums in four bits, for hundreds of workers
+cost_model.py       5 min   what an exchange takes: from messages, bytes and numbers to seconds
+fused.py            2 min   all tensors of a step in one exchange
 overlap.py          4 min   exchanging while backward still runs
 """
