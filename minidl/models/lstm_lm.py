@@ -247,6 +247,10 @@ def generate(
     temperature 0 takes the likeliest word each time. `text.numbers("the market")` makes a prompt, `text.words(ids)`
     shows the answer. One number of rng is drawn for each word, so two models that are alike say the same.
     """
+    if np.asarray(prompt).dtype.kind == "U":
+        raise InputError(f"the prompt is text, {prompt!r}: give the numbers of its words, text.numbers(prompt)")
+    if n < 0:
+        raise InputError(f"{n} words to say: give 0 or more")
     said = np.asarray(prompt, np.int32).reshape(-1)
     if not len(said):
         raise InputError("the prompt is empty: give at least one word, <eos> for example")
@@ -285,8 +289,8 @@ def load_language_model(
     """(model, its words) from a file of save_language_model. words: those of the text that it is to read, if there is
     one. Raises InputError if they are not the model's own: a word number would mean another word."""
     extra = checkpoint.load(path).extra
-    if not isinstance(extra, dict) or "words" not in extra:
-        raise DataError(f"{path} holds no vocabulary: it was not written by save_language_model")
+    if not isinstance(extra, dict) or not {"words", "sizes"} <= extra.keys():
+        raise DataError(f"{path} holds no LSTM language model with a vocabulary: save_language_model writes one")
     own = tuple(extra["words"])
     if words is not None:
         same_words(path, own, words)

@@ -216,6 +216,8 @@ class RHNLanguageModel(Module):
             layer.bias.data[n:] = config.gate_bias
 
     def forward(self, ids, states):
+        if len(states) != 1:
+            raise InputError(f"{len(states)} states: a highway network has one, [s]; begin with zero_states(batch)")
         (s,) = states
         x = self.drop_input(self.drop_words(self.embedding(ids), np.asarray(ids)))
         mask = self.drop_state(Tensor(np.ones((1, *s.shape), s.dtype)))[0] if self.drop_state.training else None

@@ -199,11 +199,21 @@ def test_generation_carries_the_state_and_reads_the_whole_prompt():
 
 @pytest.mark.parametrize(
     "prompt, temperature, words",
-    [([], 1, "the prompt is empty"), ([1], -1, "temperature -1"), ([11], 1, "from 11 to 11, the table has 11")],
+    [
+        ([], 1, "the prompt is empty"),
+        ([1], -1, "temperature -1"),
+        ([11], 1, "from 11 to 11, the table has 11"),
+        ("the market", 1, r"the prompt is text, 'the market': give .* text.numbers"),
+    ],
 )
 def test_bad_prompts(prompt, temperature, words):
     with pytest.raises(InputError, match=words):
         generate(small(), prompt, 3, temperature, rng=np.random.default_rng(0))
+
+
+def test_less_than_no_word_is_refused():
+    with pytest.raises(InputError, match="-1 words to say"):
+        generate(small(), [1], -1, rng=np.random.default_rng(0))
 
 
 # -- the file ----------------------------------------------------------------------------------------------------------
@@ -231,7 +241,7 @@ def test_another_vocabulary_is_refused(tmp_path):
     with pytest.raises(InputError, match="knows 11 words, the vocabulary holds 10"):
         save_language_model(tmp_path / "lm.npz", small(), WORDS[:10])
     checkpoints.save(tmp_path / "plain.npz", model=small())
-    with pytest.raises(DataError, match="holds no vocabulary"):
+    with pytest.raises(DataError, match="holds no LSTM language model with a vocabulary"):
         load_language_model(tmp_path / "plain.npz", rng=rng)
 
 

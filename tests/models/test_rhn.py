@@ -12,6 +12,7 @@ from minidl.errors import DataError, InputError, ShapeError
 from minidl.gradcheck import gradcheck
 from minidl.layers import cross_entropy
 from minidl.models import generate, perplexity
+from minidl.models.lstm_lm import load_language_model
 from minidl.models.rhn import DENSE, ISS, Config, RHNLanguageModel, WordDropout, load_rhn, rhn, save_rhn
 from minidl.sparsity import compact, silence_, units
 
@@ -84,6 +85,8 @@ def test_only_the_sequence_or_only_the_end_gets_a_gradient():
 
 
 def test_shapes_that_clash_are_named():
+    with pytest.raises(InputError, match="0 states: a highway network has one"):
+        RHNLanguageModel(5, SMALL, rng=rng())(np.zeros((2, 3), int), [])
     values = arrays()
     for k, wrong in ((1, np.zeros((2, 5))), (3, np.zeros((6, 5))), (6, np.zeros((6, 4))), (2, np.zeros((3, 3)))):
         with pytest.raises(ShapeError, match=r"do not fit; they must be \(T, B, I\)"):
@@ -203,6 +206,8 @@ def test_a_shrunk_model_comes_back_with_its_words_and_no_others_are_taken(tmp_pa
     assert said[0] == said[1]
     with pytest.raises(InputError, match="7 words there, 7 here, first different at number 0: 'a' there, 'x' here"):
         load_rhn(file, "xbcdefg", rng=rng)
+    with pytest.raises(DataError, match="holds no LSTM language model"):
+        load_language_model(file, rng=rng)
     with pytest.raises(InputError, match="the model knows 7 words, the vocabulary holds 6"):
         save_rhn(file, small, words[:6])
     checkpoint.save(file, model=small)
