@@ -5,5 +5,7 @@ server.py           3 min   the same by way of servers, as in the paper
 requantise.py       3 min   sums in four bits, for hundreds of workers
 cost_model.py       5 min   what an exchange takes: from messages, bytes and numbers to seconds
 fused.py            2 min   all tensors of a step in one exchange
+auto.py             3 min   which exchange, and whether it is worth it
+paper_model.py      4 min   the paper's own model: 1 to 512 GPUs
 overlap.py          4 min   exchanging while backward still runs
 """
