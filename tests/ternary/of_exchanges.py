@@ -3,11 +3,13 @@
 import zlib
 
 import numpy as np
+import pytest
 
 from minidl.ternary.allreduce import mean_of, share_of
 from minidl.ternary.pack import sum_dtype
 
 LENGTHS = [0, 1, 4, 5, 6, 8, 9, 10, 19, 20, 21, 44, 45, 46, 200]  # around the ends of bytes, words and parts
+RANKS = [1, 2, 3, 4, *(pytest.param(n, marks=pytest.mark.slow) for n in (5, 6, 7, 8)), 9]
 S = np.array([0.3], np.float32)
 
 

@@ -48,7 +48,7 @@ def gone(pid):
 
 
 @mpi
-@pytest.mark.parametrize("n", [2, 3])
+@pytest.mark.parametrize("n", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_sums_are_exact_and_the_same_on_every_rank(n):
     results = run_ranks(n, [SCRIPT, "sums"], timeout=60).results
     ternariser = Ternariser(scale=100)
@@ -66,7 +66,11 @@ def test_sums_are_exact_and_the_same_on_every_rank(n):
 @mpi
 @pytest.mark.parametrize(
     "options",
-    [{}, {"scale": "layer"}, {"scale": 64, "clip": None}, {"keep_float": 200}, {"mode": "float"}],
+    [{}, {"mode": "float"}]  # simulated ranks try all of them in test_data_parallel.py
+    + [
+        pytest.param(options, marks=pytest.mark.slow)
+        for options in ({"scale": "layer"}, {"scale": 64, "clip": None}, {"keep_float": 200})
+    ],
     ids=str,
 )
 def test_bytes_counted_are_bytes_predicted_and_weights_agree(options):

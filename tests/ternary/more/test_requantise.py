@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from of_exchanges import LENGTHS, S, Tampered, exchanged, expected
+from of_exchanges import LENGTHS, RANKS, S, Tampered, exchanged, expected
 
 from minidl.errors import CommError
 from minidl.ternary.more.requantise import LEVELS, FourBit, levels_of
@@ -29,7 +29,7 @@ def test_parts_draw_as_the_whole_does():
     assert np.array_equal(np.concatenate(parts), levels_of(sums, np.float32(60), key))
 
 
-@pytest.mark.parametrize("ranks", range(1, 10))
+@pytest.mark.parametrize("ranks", RANKS)
 def test_all_ranks_have_the_same_mean_at_every_length(ranks):
     for size in LENGTHS:
         every = SimComm(ranks).run(lambda comm: exchanged(FourBit(), comm, 9, size))  # noqa: B023

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from of_exchanges import LENGTHS, S, Tampered, crc, exchanged, expected, trits
+from of_exchanges import LENGTHS, RANKS, S, Tampered, crc, exchanged, expected, trits
 
 from minidl.errors import CommError
 from minidl.ternary.more.server import server_allreduce
@@ -10,7 +10,7 @@ from minidl.ternary.more.sums import sum_allreduce
 from minidl.ternary.sim_comm import SimComm
 
 
-@pytest.mark.parametrize("ranks", range(1, 10))
+@pytest.mark.parametrize("ranks", RANKS)
 def test_the_mean_is_that_of_the_sum_with_any_number_of_shards(ranks):
     for shards in {1, (ranks + 1) // 2, ranks}:
         sim = SimComm(ranks)

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from of_exchanges import LENGTHS, Tampered, exchanged, expected
+from of_exchanges import LENGTHS, RANKS, Tampered, exchanged, expected
 
 from minidl import backend
 from minidl.errors import CommError, InputError
@@ -56,7 +56,7 @@ def test_a_word_that_no_digits_give_is_refused():
 # ------------------------------------------------------------------------------------------------ the exchange
 
 
-@pytest.mark.parametrize("ranks", range(1, 10))
+@pytest.mark.parametrize("ranks", RANKS)
 def test_the_mean_is_that_of_the_sum_on_any_number_of_ranks(ranks):
     for workers in {ranks, 9, 20}:
         for size in LENGTHS:
