@@ -25,7 +25,7 @@ HEART = (  # what a training step needs and what explains it; the tools beside i
 )  # fmt: skip
 HEART_LINES = 4900  # 4,500, and what compacted networks and PyTorch's ways to call an op brought in
 CHAPTERS = {"sparsity": 2 * 1800, "ternary": 1800, "smoothout": 1800}  # sparsity/ holds two chapters of the talk
-MORE = 1000  # ternary/more: exchanges and cost models for those who have read the chapter, which imports none of them
+MORE = 1300  # ternary/more: exchanges and cost models for those who have read the chapter, which imports none of them
 LAUNCHING = ("ternary/launch.py", "ternary/heartbeat.py", "ternary/magic.py")  # how processes start and end: no step of
 LAUNCHING_LINES = 600  # training runs a line of it but the heartbeat's, and no lesson on ternary gradients needs it
 

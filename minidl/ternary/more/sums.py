@@ -9,7 +9,9 @@ n: 3.6 bits a number instead of 4.8 for four ranks, 8.5 instead of 101 for 64, 6
 `ternary_allreduce`, for it is the same sum of integers.
 
 A sum of W trits is one of 2 W + 1 values, and as many of them as can be are the digits of one 64-bit word: 20 digits in
-base 9 for four workers, 3.2 bits each.
+base 9 for four workers, 3.2 bits each ("radix"). But most trits are 0, and most sums near it: a code that knows how
+often each occurs ("rans", see rans.py) takes hardly more than their entropy, 1.2 bits a trit and 2.1 a sum where a
+third of the trits is not 0. It costs a message more, in which ranks say how long the others will be.
 """
 
 from __future__ import annotations
@@ -21,42 +23,51 @@ import numpy as np
 from minidl.backend import twin
 from minidl.errors import InputError
 from minidl.ternary.allreduce import code_from, even_share, mean_of
+from minidl.ternary.more import rans
 from minidl.ternary.pack import SCHEMES, Scheme, message_bytes, pack_message, scheme_of, sum_dtype, unpack_add
 
 
 def sum_allreduce(
-    sums: np.ndarray, s: np.ndarray, comm, block=None, *, workers: int | None = None, own=1, step=0
+    sums: np.ndarray, s: np.ndarray, comm, block=None, *, workers: int | None = None, own=1, step=0, code="radix"
 ) -> np.ndarray:
     """The mean over workers of s * trits: (D,) float32, the same bits as `ternary_allreduce`, from which its arguments.
 
-    Receives (n - 1) / n of D / 5 bytes of trits and of 8 ceil(D / digits) bytes of sums, and 32 for each message.
+    code: "radix", or "rans" for the trits and the sums
+    With "radix" it receives (n - 1) / n of D / 5 bytes of trits and of 8 ceil(D / digits) bytes of sums, and 32 for
+    each message.
     CommError names the rank whose message is damaged, of another step, scheme, length or scale.
     """
     ranks = comm.Get_size()
     workers = ranks if workers is None else workers
-    total = part_of_sums(sums, s, comm, workers, own, step)
+    total = part_of_sums(sums, s, comm, workers, own, step, code)
 
-    whole = code_of_sums(workers)
+    whole = code_of_sums(workers, code)
     parts = bounds_of(sums.size, ranks)
     message = pack_message(total, s[0], step=step, ranks=ranks, scheme=whole)
-    counts = [message_bytes(end - start, whole) for start, end in parts]
-    every = np.empty(sum(counts), np.uint8)
+    counts = np.array([message_bytes(end - start, whole) for start, end in parts])
+    if code == "rans":  # how long a message is depends on what is in it
+        comm.Allgather(np.array([message.size]), counts)
+    every = np.empty(counts.sum(), np.uint8)
     comm.Allgatherv(message, [every, counts])
     found = np.split(every, np.cumsum(counts)[:-1])
     return mean_of(opened(found, parts, s[0], step, ranks, whole), s, workers, block)
 
 
-def part_of_sums(sums: np.ndarray, s: np.ndarray, comm, workers: int, own: int, step: int) -> np.ndarray:
+def part_of_sums(sums: np.ndarray, s, comm, workers: int, own: int, step: int, code: str = "radix") -> np.ndarray:
     """This rank's part of the sums over all workers, exactly: steps 1 and 2."""
     ranks, rank = comm.Get_size(), comm.Get_rank()
-    trits = f"base{2 * even_share(workers, ranks, own) + 1}"
+    most = even_share(workers, ranks, own)
+    trits = code_of_sums(most, code) if code == "rans" else f"base{2 * most + 1}"
     parts = bounds_of(sums.size, ranks)
     going = [pack_message(sums[start:end], s[0], step=step, ranks=ranks, scheme=trits) for start, end in parts]
-    mine = parts[rank][1] - parts[rank][0]
-    coming = np.empty((ranks, message_bytes(mine, trits)), np.uint8)
-    comm.Alltoallv([np.concatenate(going), [part.size for part in going]], [coming, [coming.shape[1]] * ranks])
+    sizes, mine = np.array([part.size for part in going]), parts[rank][1] - parts[rank][0]
+    coming = np.full(ranks, message_bytes(mine, trits))
+    if code == "rans":
+        comm.Alltoall(sizes, coming)
+    every = np.empty(coming.sum(), np.uint8)
+    comm.Alltoallv([np.concatenate(going), sizes], [every, coming])
     total = np.zeros(mine, sum_dtype(workers))
-    for sender, message in enumerate(coming):
+    for sender, message in enumerate(np.split(every, np.cumsum(coming)[:-1])):
         unpack_add(code_from(sender, message, mine, s[0], step, ranks, trits), total, trits)
     return total
 
@@ -112,18 +123,25 @@ def unpack_radix(code: np.ndarray, count: int, workers: int) -> np.ndarray:
     return np.concatenate(rows).astype(dtype)[:count]
 
 
-RADIX, MOST = 1024, 30_000
-"""The number of such a code in a message's header: RADIX plus the workers, of which there are at most MOST."""
+RADIX, RANS, MOST = 1024, 32768, 30_000
+"""Numbers of these codes in a message's header: RADIX or RANS plus the workers, of which there are at most MOST."""
 
 
 @cache
-def code_of_sums(workers: int) -> str:
-    """The name, among pack's SCHEMES, of the code for sums of so many workers' trits: "radix9" for 4, ..."""
-    if workers > MOST:
-        raise InputError(f"{workers:,} workers: a message's header has room for {MOST:,}")
-    name, digits = f"radix{2 * workers + 1}", digits_per_word(workers)
-    above = np.uint64((2 * workers + 1) ** digits - 1)
-    wrong = lambda code: np.repeat(code.view("<u8") > above, 8)
-    pack, unpack = partial(pack_radix, workers=workers), partial(unpack_radix, workers=workers)
-    SCHEMES[name] = Scheme(RADIX + workers, pack, unpack, lambda count: 8 * -(-count // digits), wrong)
+def code_of_sums(workers: int, code: str = "radix") -> str:
+    """The name, among pack's SCHEMES, of a code for sums of so many workers' trits: "radix9" or "rans9" for 4, ..."""
+    if workers > MOST or code not in ("radix", "rans"):
+        raise InputError(
+            f"code {code!r} for {workers:,} workers: 'radix' or 'rans', and a message's header has room for {MOST:,}"
+        )
+    name, digits = f"{code}{2 * workers + 1}", digits_per_word(workers)
+    if code == "rans":
+        never = lambda code: np.zeros(1, bool)  # decoding finds what is wrong
+        pack, unpack = partial(rans.pack_sums, workers=workers), partial(rans.unpack_sums, workers=workers)
+        SCHEMES[name] = Scheme(RANS + workers, pack, unpack, lambda count: None, never)
+    else:
+        above = np.uint64((2 * workers + 1) ** digits - 1)
+        wrong = lambda code: np.repeat(code.view("<u8") > above, 8)
+        pack, unpack = partial(pack_radix, workers=workers), partial(unpack_radix, workers=workers)
+        SCHEMES[name] = Scheme(RADIX + workers, pack, unpack, lambda count: 8 * -(-count // digits), wrong)
     return name

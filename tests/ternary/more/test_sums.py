@@ -2,10 +2,11 @@
 
 import numpy as np
 import pytest
-from of_exchanges import LENGTHS, RANKS, Tampered, exchanged, expected
+from of_exchanges import LENGTHS, RANKS, S, Tampered, exchanged, expected
 
 from minidl import backend
 from minidl.errors import CommError, InputError
+from minidl.ternary.comm import Counted, OneRank
 from minidl.ternary.more import sums
 from minidl.ternary.more.sums import sum_allreduce
 from minidl.ternary.pack import SCHEMES, check_digits, sum_dtype
@@ -49,7 +50,7 @@ def test_a_word_that_no_digits_give_is_refused():
     check_digits(np.array([good], "<u8").view(np.uint8), name)
     with pytest.raises(CommError, match="which is no trits in scheme radix9"):
         check_digits(np.array([0, bad], "<u8").view(np.uint8), name)
-    with pytest.raises(InputError, match="30,001 workers: a message's header has room for 30,000"):
+    with pytest.raises(InputError, match="30,001 workers: 'radix' or 'rans', and a message's header has room"):
         sums.code_of_sums(30_001)
 
 
@@ -57,11 +58,14 @@ def test_a_word_that_no_digits_give_is_refused():
 
 
 @pytest.mark.parametrize("ranks", RANKS)
-def test_the_mean_is_that_of_the_sum_on_any_number_of_ranks(ranks):
+@pytest.mark.parametrize("code", ["radix", "rans"])
+def test_the_mean_is_that_of_the_sum_on_any_number_of_ranks(ranks, code):
     for workers in {ranks, 9, 20}:
-        for size in LENGTHS:
-            every = SimComm(ranks).run(lambda comm: exchanged(sum_allreduce, comm, workers, size, step=size))  # noqa: B023
-            assert all(np.array_equal(found, expected(workers, size)) for found in every), (workers, size)
+        every = SimComm(ranks).run(
+            lambda c: [exchanged(sum_allreduce, c, workers, size, step=size, code=code) for size in LENGTHS]  # noqa: B023
+        )
+        for k, size in enumerate(LENGTHS):
+            assert all(np.array_equal(found[k], expected(workers, size)) for found in every), (workers, size)
 
 
 def test_sums_grow_from_eight_to_sixteen_bits_and_blocks_keep_their_scales():
@@ -91,6 +95,15 @@ def test_what_a_rank_receives(ranks, table):
     messages = 32 + -(-most // 5) + 32 + 8 * -(-most // sums.digits_per_word(ranks))
     assert max(sim.received) <= (ranks - 1) * messages
     assert 8 * max(sim.received) / size == pytest.approx(table, rel=0.035)
+
+
+def test_rans_receives_what_the_entropies_say():
+    """Trits of which a third is not 0: 1.22 bits and 2.22 for the sum of four, three quarters of each."""
+    size, sim, u = 4 * 10**5, SimComm(4), lambda worker: np.random.default_rng(worker).random(4 * 10**5)
+    t = [(np.where(u(w) < 0.1595, -1, 0) + (u(w) > 1 - 0.1595)).astype(np.int8) for w in range(4)]
+    every = sim.run(lambda comm: sum_allreduce(t[comm.Get_rank()], S, comm, code="rans"))
+    assert np.array_equal(every[3], sum_allreduce(np.sum(t, 0, dtype=np.int8), S, Counted(OneRank()), workers=4, own=4))
+    assert 8 * max(sim.received) / size == pytest.approx(0.75 * (1.222 + 2.098), rel=0.04), "tables and lanes: 3 %"
 
 
 @pytest.mark.parametrize("call", ["Alltoallv", "Allgatherv"])
