@@ -10,7 +10,7 @@ n: 3.6 bits a number instead of 4.8 for four ranks, 8.5 instead of 101 for 64, 6
 
 A sum of W trits is one of 2 W + 1 values, and as many of them as can be are the digits of one 64-bit word: 20 digits in
 base 9 for four workers, 3.2 bits each ("radix"). But most trits are 0, and most sums near it: a code that knows how
-often each occurs ("rans", see rans.py) takes hardly more than their entropy, 1.2 bits a trit and 2.1 a sum where a
+often each occurs ("rans", see rans.py) takes hardly more than their entropy, 1.2 bits a trit and 2.2 a sum where a
 third of the trits is not 0. It costs a message more, in which ranks say how long the others will be.
 """
 
