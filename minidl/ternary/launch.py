@@ -17,7 +17,6 @@ from __future__ import annotations
 import argparse
 import functools
 import importlib.util
-import io
 import json
 import os
 import re
@@ -28,7 +27,7 @@ import sys
 import tempfile
 import threading
 import time
-from contextlib import contextmanager, nullcontext, redirect_stdout, suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -55,6 +54,10 @@ MPI_SETTINGS = {
     "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1",
 }
 """What makes the MPIs fit for lessons on small machines. Each ignores the other's variables."""
+SIMULATE = (
+    "import sys; from minidl.ternary import sim_comm as s; s.run_script(sys.argv[2], sys.argv[3:], int(sys.argv[1]))"
+)
+"""The process that simulates ranks: one of its own, for its libraries too shall have the threads that ranks have."""
 GRACE = 2.0
 """Seconds between asking the ranks to end and ending them."""
 
@@ -147,7 +150,7 @@ def run_ranks(
     stall:    the same after so many seconds without a sign of life of a rank, or in which no rank has moved on in its
               code; counted from the first step on
     hostfile: a file of machines, see host_flags; else all ranks run here. Results of ranks elsewhere do not come back
-    simulate: run the script n times in this process, without MPI, and without limits of time: see sim_comm
+    simulate: one process runs the script on n simulated ranks, without MPI and heartbeats: see sim_comm
     threads:  BLAS and Numba threads of each rank;  env: further environment variables
     capture:  keep what the ranks print (else it goes to this process's own output)
     check:    raise CommError, with the rank, its last step and the end of the error output, if the run fails
@@ -157,19 +160,20 @@ def run_ranks(
     """
     if n < 1:
         raise InputError(f"{n} ranks: at least 1 is needed")
-    if simulate:
-        return _simulated(n, argv, capture)
     if stall is not None and stall < 4 * BEAT:
         raise InputError(
             f"stall {stall:g} s: ranks tell every {BEAT:g} s that they live; allow at least {4 * BEAT:g} s"
         )
-    mpirun, family = find_mpirun()
     name = f"{' '.join(argv[:2] if argv[0] == '-m' else argv[:1])} on {n} ranks"
     ranks_env = rank_environment(threads, env)
     _compile_first(tuple(warm_up or ["-m", "minidl.ternary.launch"]), tuple(sorted(ranks_env.items())))
-    flags = ["--oversubscribe"] if family == "Open MPI" else []
-    flags += host_flags(family, hostfile) if hostfile else []
-    command = [mpirun, *flags, "-n", str(n), sys.executable, "-m", "minidl.ternary.heartbeat", *argv]
+    if simulate:
+        command, stall = [sys.executable, "-c", SIMULATE, str(n), *argv], None
+    else:
+        mpirun, family = find_mpirun()
+        flags = ["--oversubscribe"] if family == "Open MPI" else []
+        flags += host_flags(family, hostfile) if hostfile else []
+        command = [mpirun, *flags, "-n", str(n), sys.executable, "-m", "minidl.ternary.heartbeat", *argv]
     with tempfile.TemporaryDirectory(prefix="minidl-ranks-") as folder:
         if hostfile is None:
             ranks_env[RESULTS] = folder
@@ -182,15 +186,6 @@ def run_ranks(
         what = run.failure or f"exit status {run.returncode}"
         raise CommError("\n".join([f"{name}: {what}", *said[first : first + 30]]))  # below it come many words of mpirun
     return run
-
-
-def _simulated(n: int, argv: list[str], capture: bool) -> Run:
-    from minidl.ternary.sim_comm import run_script
-
-    start, said = time.monotonic(), io.StringIO()
-    with redirect_stdout(said) if capture else nullcontext():
-        results = run_script(argv[0], argv[1:], n)
-    return Run(0, said.getvalue(), "", time.monotonic() - start, results)
 
 
 def host_flags(family: str, hostfile: str) -> list[str]:
@@ -303,16 +298,16 @@ def report_result(result: dict) -> None:
 
     Without run_ranks (a script started by hand with mpirun) it does nothing, so a script may always call it.
     """
+    folder, rank = os.environ.get(RESULTS), my_rank()
     if simulated.get() is not None:
+        rank = simulated.get().Get_rank()
         simulated.get().report(result)
-        return
-    folder = os.environ.get(RESULTS)
     if folder is None:
         return
     arrays: dict[str, Any] = {key: value for key, value in result.items() if isinstance(value, np.ndarray)}
     rest = {key: value for key, value in result.items() if key not in arrays}
-    np.savez(Path(folder) / f"rank-{my_rank()}.npz", **arrays)
-    (Path(folder) / f"rank-{my_rank()}.json").write_text(json.dumps(rest))
+    np.savez(Path(folder) / f"rank-{rank}.npz", **arrays)
+    (Path(folder) / f"rank-{rank}.json").write_text(json.dumps(rest))
 
 
 def report_progress(done: int) -> None:

@@ -164,12 +164,17 @@ def test_a_rank_that_does_not_reach_its_launcher_says_so():
     assert heartbeat.heart is None
 
 
-def test_simulated_ranks_need_no_mpi(capsys):
+def test_simulated_ranks_need_no_mpi(capfd, monkeypatch):
     pytest.importorskip("minidl.ternary.sim_comm")
+    monkeypatch.setattr(launch, "find_mpirun", None)
     assert mpirun_main(["-n", "3", "--simulate", SCRIPT, "tells"]) == 0
-    assert sorted(capsys.readouterr().out.split("\n")) == ["", "said by 0", "said by 1", "said by 2"]
-    with pytest.raises(CommError, match="rank 1 raised ValueError: rank 1 has had enough"):
-        mpirun_main(["-n", "2", "--simulate", SCRIPT, "raises"])
+    assert sorted(capfd.readouterr().out.split("\n")) == ["", "said by 0", "said by 1", "said by 2"]
+    assert mpirun_main(["-n", "2", "--simulate", SCRIPT, "raises"]) == 1
+    assert "CommError: rank 1 raised ValueError: rank 1 has had enough" in capfd.readouterr().err
+    results = launch.run_ranks(2, [SCRIPT, "tells"], timeout=60, simulate=True, threads=1).results
+    assert [r["rank"] for r in results] == [0, 1] and set(results[0]["threads"].values()) == {"1"}, "as real ranks"
+    with pytest.raises(CommError, match="(?s)exit status 1.*rank 1 raised ValueError"):
+        launch.run_ranks(2, [SCRIPT, "raises"], timeout=60, simulate=True)
 
 
 # ------------------------------------------------------------------------------------------------ hosts
