@@ -56,7 +56,7 @@ def test_every_length_and_every_symbol(size):
 
 
 def test_numpy_and_numba_write_the_same_bytes():
-    pytest.importorskip("numba")
+    pytest.importorskip("minidl.fast.rans", reason="Numba or minidl/fast is not there")
     for size in (0, 1, 5, 999, 60_000):
         for values in (trits(0.05, size).view(np.uint8) % 3, np.random.default_rng(1).integers(0, 256, size, np.uint8)):
             codes = []
@@ -111,7 +111,7 @@ def test_half_a_billion_parameters_a_second():
     """Printed, not asserted: machines differ."""
     import time
 
-    pytest.importorskip("numba")
+    pytest.importorskip("minidl.fast.rans", reason="Numba or minidl/fast is not there")
     for p in SHARES[1:]:
         t = trits(p, 5 * 10**6)
         code = rans.pack_trits(t)
