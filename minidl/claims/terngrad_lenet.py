@@ -10,12 +10,9 @@ workers). Same first weights, same batches. This file is also what the ranks run
 
 from __future__ import annotations
 
-import json
 import math
-import sys
 import tempfile
 from dataclasses import replace
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -23,18 +20,15 @@ import numpy as np
 from minidl.claims.claim import OKABE_ITO, Claim, Context
 from minidl.claims.real_gradients import pixels
 from minidl.claims.terngrad_ranks import (
-    Alone,
     Average,
-    Counting,
     Job,
-    NoDraw,
-    Sign,
-    load_arrays,
+    data_parallel,
+    main,
+    outcome,
     paired,
-    rank_main,
-    run_jobs,
     save_arrays,
     shuffled,
+    train_all,
     train_steps,
 )  # fmt: skip
 from minidl.layers import cross_entropy
@@ -42,7 +36,6 @@ from minidl.models.lenet import lenet_terngrad
 from minidl.optim import SGD, poly
 from minidl.tensor import Tensor
 from minidl.ternary.comm import Counted, OneRank
-from minidl.ternary.data_parallel import EXCHANGES, FLOATS, DataParallel
 from minidl.ternary.launch import find_mpirun
 from minidl.ternary.ternarise import Ternariser, scale_of
 from minidl.ternary.workers import shard
@@ -76,22 +69,10 @@ def run(ctx: Context) -> None:
         )  # fmt: skip
         total = sum(job.length for job in trainings) + sum(job.length for _, jobs in short for job in jobs)
         with ctx.progress(total, f"{len(trainings)} trainings on {RANKS} ranks") as bar:
-
-            def results(ranks: int, jobs: list[Job]) -> Found:
-                """What came of the jobs, now or in an interrupted run."""
-                bar.set(jobs[0].name)
-                done = bar.done + (length := sum(job.length for job in jobs))
-                train_them = partial(
-                    run_jobs, HERE, ranks, jobs, bar, timeout=60 + 20 * length, threads=threads, folder=folder
-                )
-                kept = ctx.kept(f"{len(jobs)} on {ranks} ranks from {jobs[0]}", train_them)
-                bar.update(done - bar.done)
-                return dict(zip(jobs, kept, strict=True))
-
-            found: Found = {}
-            for part in [[job] for job in trainings] if ctx.full else [trainings]:  # one start of the ranks is enough
-                found |= results(RANKS, part)  # for all, unless each is so long that it has to be kept by itself
-            of_ranks = [(ranks, results(ranks, jobs)) for ranks, jobs in short]
+            found = train_all(ctx, bar, HERE, RANKS, trainings, apart=ctx.full, folder=folder)
+            of_ranks = [
+                (ranks, train_all(ctx, bar, HERE, ranks, jobs, apart=False, folder=folder)) for ranks, jobs in short
+            ]
     ctx.note(
         f"{RANKS} processes of {threads} thread(s), each for half of the workers; batch {BATCH} in all, {steps:,} "
         f"steps (published: 10,000), tested on {trainings[0].tests:,} images; learning rate {RATES['momentum']} with "
@@ -138,8 +119,8 @@ def jobs_of(full: bool, seed: int) -> tuple[list[Job], list[tuple[int, list[Job]
 
 def accuracy_rows(ctx: Context, found: Found, points: float) -> None:
     percent = lambda job, of="correct": 100 * found[job][of].mean()
-    for optimizer in dict.fromkeys(job.optimizer for job in found):
-        jobs = [job for job in found if job.optimizer == optimizer]
+    for optimizer in dict.fromkeys(job.variant for job in found):
+        jobs = [job for job in found if job.variant == optimizer]
         floats = {job.seed: job for job in jobs if job.mode == "float"}
         floor = next(job for job in jobs if job.mode == "floor")
         biased = percent(floor) - percent(floats[floor.seed])
@@ -181,7 +162,7 @@ def zeros_rows(ctx: Context, found: Found, jobs: list[Job]) -> None:
         zeros, off = missed(one)
         without = missed(one | {"nonzero": one["signs"]})
         ctx.row(
-            f"zeros among the trits, {job.optimizer}, {job.workers} workers", said="71.32 (AlexNet's fc6)",
+            f"zeros among the trits, {job.variant}, {job.workers} workers", said="71.32 (AlexNet's fc6)",
             measured={"counted": zeros, "predicted": 100 * (1 - one["expected"] / one["numbers"])}, unit="%",
             criterion=f"within {SIGMAS:g} standard errors of the predicted 1 - sum |clip(g)| / (s D)",
             holds=abs(off) < SIGMAS, trials=one["numbers"],
@@ -312,7 +293,7 @@ def draw(figure, found: Found, seed: int) -> None:
     left.legend()
     percent = {job: 100 * one["correct"].mean() for job, one in found.items()}
     for optimizer, colour, marker in (("momentum", OKABE_ITO[5], "o"), ("vanilla", OKABE_ITO[1], "s")):
-        jobs = [job for job in found if job.mode == "ternary" and job.optimizer == optimizer]
+        jobs = [job for job in found if job.mode == "ternary" and job.variant == optimizer]
         off = [percent[job] - percent[replace(job, mode="float", workers=RANKS)] for job in jobs]
         if jobs:
             right.plot([job.workers for job in jobs], off, marker, color=colour, label=optimizer, fillstyle="none")
@@ -333,19 +314,14 @@ CLAIM = Claim(
 
 # ------------------------------------------------------------------------------------------------ what each rank runs
 
-TERNARISERS = {"floor": NoDraw, "sign": Sign}
-
 
 def train(job: Job, comm, tell, data: dict) -> dict:
     """Train this rank's copy of LeNet on its workers' shares of every batch, and test it on the rank's share."""
     model = lenet_terngrad(np.random.default_rng([job.seed, 1]))  # the same first weights on every rank, in every mode
     optimizer = SGD(
-        model.named_parameters(), RATES[job.optimizer], momentum=0.9 * (job.optimizer == "momentum"), weight_decay=DECAY
+        model.named_parameters(), RATES[job.variant], momentum=0.9 * (job.variant == "momentum"), weight_decay=DECAY
     )
-    kind = Alone if job.mode == "alone" else DataParallel
-    mode = job.mode if job.mode in (*EXCHANGES, *FLOATS) else "ternary"
-    parallel = kind(model.named_parameters(), comm, mode, seed=job.seed, workers=job.workers)
-    parallel.ternariser = TERNARISERS.get(job.mode, Counting)(seed=job.seed)
+    parallel = data_parallel(job, model, comm)
     rows = shuffled(len(data["train_labels"]), BATCH, job.seed, 2)  # and the same batches
     average = Average(model)
 
@@ -360,11 +336,9 @@ def train(job: Job, comm, tell, data: dict) -> dict:
 
     loss = train_steps(
         parallel, model, optimizer, batch, job.length,
-        rate=poly(RATES[job.optimizer], 0.5, job.steps), after_step=after_step,
+        rate=poly(RATES[job.variant], 0.5, job.steps), after_step=after_step,
     )  # fmt: skip
-    result = {"loss": np.array(loss), "crc": parallel.weights_crc(), "formula": parallel.expected_bytes()}
-    result["bytes"] = comm.ledger.total() - comm.ledger.total(phase="agree")
-    result |= parallel.ternariser.counted()
+    result = outcome(parallel, loss)
     if job.tests:
         mine = slice(comm.Get_rank(), job.tests, comm.Get_size())
         labels, images = data["test_labels"][mine], pixels(data["test_images"][mine])
@@ -383,9 +357,4 @@ def warm_up() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        given = json.loads(sys.argv[1])
-        data = load_arrays(given["folder"])
-        rank_main(lambda job, comm, tell: train(job, comm, tell, data), given["jobs"])
-    else:
-        warm_up()
+    main(train, warm_up)

@@ -1,7 +1,7 @@
 """What claims on ternary gradients share: jobs that MPI ranks train, what is counted there, and how to sabotage it.
 
-A claim's file gives a list of Jobs to `run_jobs`, which starts ranks of that same file; there `rank_main` calls the
-file's own train(job, comm, tell) for each job and reports the dict that it returns.
+A claim's file gives a list of Jobs to `train_all`, which starts ranks of that same file; there `main` calls the
+file's own train(job, comm, tell, data) for each job and reports the dict that it returns.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import functools
 import json
 import math
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
+from minidl.claims.claim import Context
 from minidl.layers import cross_entropy
 from minidl.tensor import Tensor
 from minidl.ternary.comm import world
-from minidl.ternary.data_parallel import DataParallel
+from minidl.ternary.data_parallel import EXCHANGES, FLOATS, DataParallel
 from minidl.ternary.launch import report_progress, report_result, run_ranks
 from minidl.ternary.ternarise import Ternariser
 
@@ -29,22 +31,41 @@ T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 
 
 @dataclass(frozen=True)
 class Job:
-    """One training. mode: one of DataParallel's, or a name that the claim's own train knows; until: a step to stop at,
-    on the way of a schedule of `steps`; tests: how many images it is tested on afterwards."""
+    """One training. mode: one of DataParallel's, or of `data_parallel`'s; variant: a name that the claim's own train
+    knows; until: a step to stop at, on the way of a schedule of `steps`; tests: how many images it is tested on."""
 
     mode: str
     workers: int
-    optimizer: str
+    variant: str
     steps: int
     seed: int = 0
     until: int | None = None
     tests: int = 0
 
-    name = property(lambda self: f"{self.optimizer}, {self.mode}, {self.workers} workers, seed {self.seed}")
+    name = property(lambda self: f"{self.variant}, {self.mode}, {self.workers} workers, seed {self.seed}")
     length = property(lambda self: self.steps if self.until is None else self.until)
 
 
 # ----------------------------------------------------------------------------------------------- in the claim's process
+
+
+def train_all(
+    ctx: Context, bar, module: str, ranks: int, jobs: Sequence[Job], *, apart: bool, **options
+) -> dict[Job, dict[str, Any]]:
+    """What came of the jobs, now or in an interrupted run. apart: each is started, and kept, by itself; else one start
+    of the ranks is enough for all. options: for the ranks."""
+    found: dict[Job, dict[str, Any]] = {}
+    for group in [[job] for job in jobs] if apart else [list(jobs)]:
+        bar.set(group[0].name)
+        done = bar.done + (length := sum(job.length for job in group))
+        train_them = functools.partial(
+            run_jobs, module, ranks, group, bar, timeout=60 + 20 * length, threads=max(1, ctx.threads // ranks),
+            **options,
+        )  # fmt: skip
+        kept = ctx.kept(f"{len(group)} on {ranks} ranks from {group[0]}", train_them)
+        bar.update(done - bar.done)
+        found |= zip(group, kept, strict=True)
+    return found
 
 
 def run_jobs(
@@ -88,18 +109,24 @@ def paired(ones: Iterable[float], others: Iterable[float]) -> tuple[float, tuple
 # ------------------------------------------------------------------------------------------------ in a rank
 
 
-def rank_main(train: Callable[[Job, Any, Callable[[int], None]], dict], jobs: list[dict]) -> None:
-    """One rank: train every job, and report what train(job, comm, tell) returned of each. tell(step): one is done."""
+def main(train: Callable[..., dict], warm_up: Callable[[], None]) -> None:
+    """What `python -m` the claim's file does: train(job, comm, tell, data, **options) on a rank, for every job that
+    stands in the command line, and report the dicts; or without a command line warm_up(). tell(step): one is done."""
+    if not sys.argv[1:]:
+        return warm_up()
+    options = json.loads(sys.argv[1])
+    jobs, data = [Job(**job) for job in options.pop("jobs")], load_arrays(options.pop("folder"))
     report: dict[str, Any] = {}
     done = 0
-    for number, job in enumerate(Job(**options) for options in jobs):
+    for number, job in enumerate(jobs):
         comm = world()
 
         def tell(step, before=done, comm=comm):
             if comm.Get_rank() == 0 and step % 10 == 9:
                 report_progress(before + step + 1)
 
-        report |= {f"{number} {name}": value for name, value in train(job, comm, tell).items()}
+        result = train(job, comm, tell, data, **options)
+        report |= {f"{number} {name}": value for name, value in result.items()}
         done += job.length
     report_result(report)
 
@@ -118,23 +145,34 @@ def shuffled(count: int, batch: int, *key: int) -> Callable[[int], np.ndarray]:
 def train_steps(
     parallel: DataParallel, model, optimizer, batch: Callable[[int, int], tuple], steps: int, *,
     rate: Callable[[int], float], loss=cross_entropy, after_step: Callable[[int], None] = lambda step: None,
+    may_diverge: bool = False,
 ) -> list[float]:  # fmt: skip
-    """Steps 0 .. steps; batch(step, worker) -> (x, y), its share. Returns the mean loss of this rank's workers."""
-    losses = []
+    """Steps 0 .. steps; batch(step, worker) -> (x, y), its share. Returns the mean loss of this rank's workers.
+
+    may_diverge: where any worker's gradient is not finite, training ends on all ranks and the missing losses are nan.
+    """
+    losses: list[float] = []
     model.train()
     for step in range(steps):
-        optimizer.lr, total = rate(step), 0.0
+        optimizer.lr, total, finite = rate(step), 0.0, True
         for w in parallel.my_workers:
             with parallel.worker(w, step):
                 x, y = batch(step, w)
                 value = loss(model(Tensor(x)), y)
                 value.backward()
+                finite = finite and not (may_diverge and _not_finite(parallel.params))
             total += value.item()
+        if may_diverge and not all(parallel.comm.allgather(finite)):
+            return losses + [math.nan] * (steps - step)
         parallel.reduce(step)
         optimizer.step()
         after_step(step)
         losses.append(total / len(parallel.my_workers))
     return losses
+
+
+def _not_finite(params) -> bool:
+    return any(not np.isfinite(p.grad).all() for _, p in params if p.grad is not None)
 
 
 class Counting(Ternariser):
@@ -181,6 +219,30 @@ class Alone(DataParallel):
         own = self._gradients(step)[self.my_workers[0]]
         for (_, p), g in zip(self.params, own, strict=True):
             p.grad = g
+
+
+TERNARISERS = {"floor": NoDraw, "sign": Sign}
+
+
+def data_parallel(job: Job, model, comm, **options) -> DataParallel:
+    """The job's DataParallel, its trits counted. job.mode: one of its own, "no clip", or a control's: floor, sign,
+    alone."""
+    kind = Alone if job.mode == "alone" else DataParallel
+    mode = job.mode if job.mode in (*EXCHANGES, *FLOATS) else "ternary"
+    clip = None if job.mode == "no clip" else 2.5
+    parallel = kind(
+        model.named_parameters(), comm, mode, seed=job.seed, workers=job.workers, model=model, clip=clip, **options
+    )
+    parallel.ternariser = TERNARISERS.get(job.mode, Counting)(seed=job.seed, clip=clip)
+    return parallel
+
+
+def outcome(parallel: DataParallel, losses: list[float]) -> dict[str, Any]:
+    """What every training reports: losses, checksum, bytes sent and by formula, and what was counted of the trits."""
+    ledger = parallel.comm.ledger
+    result = {"loss": np.array(losses), "crc": parallel.weights_crc(), "formula": parallel.expected_bytes()}
+    result["bytes"] = ledger.total() - ledger.total(phase="agree")
+    return result | (parallel.ternariser.counted() if isinstance(parallel.ternariser, Counting) else {})
 
 
 class Average:
