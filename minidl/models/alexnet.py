@@ -15,6 +15,7 @@
 
 The groups are the halves that once lay on two GPUs. LRN is across 5 channels, alpha 1e-4, beta 0.75; it and the groups
 tie filters to each other, so that single filters can be removed only from a network with lrn=False, groups=1.
+batch_norm=True puts BatchNorm behind every convolution, as TernGrad's AlexNet has it, in the place of LRN.
 Normal weights with standard deviation .01 (fc6, fc7: .005); biases 1 where a ReLU is to start alive (conv2, conv4,
 conv5, fc6, fc7), else 0. (Krizhevsky, Sutskever and Hinton 2012; Jia et al. 2014)
 """
@@ -23,7 +24,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from minidl.layers import Conv2d, Dropout, Linear, LocalResponseNorm, MaxPool2d, Module, Parameter
+from minidl.layers import BatchNorm2d, Conv2d, Dropout, Linear, LocalResponseNorm, MaxPool2d, Module, Parameter
 from minidl.layers.conv import output_size
 from minidl.layers.pool import pooled_size
 from minidl.tensor import Tensor
@@ -34,7 +35,7 @@ class AlexNet(Module):
 
     def __init__(
         self, *, size: int = 227, classes: int = 1000, width: float = 1.0, groups: int = 2, lrn: bool = True,
-        dropout: float = 0.5, rng: np.random.Generator,
+        batch_norm: bool = False, dropout: float = 0.5, rng: np.random.Generator,
     ):  # fmt: skip
         a, b, c, hidden = (2 * max(1, round(n * width / 2)) for n in (96, 256, 384, 4096))  # even: halves
         self.conv1 = Conv2d(3, a, 11, stride=4, rng=rng)
@@ -49,7 +50,8 @@ class AlexNet(Module):
         self.fc7 = Linear(hidden, hidden, rng=rng)
         self.fc8 = Linear(hidden, classes, rng=rng)
         self.pool = MaxPool2d(3, 2, ceil_mode=True)
-        self.lrn = LocalResponseNorm(5, 1e-4, 0.75) if lrn else None
+        self.lrn = LocalResponseNorm(5, 1e-4, 0.75) if lrn and not batch_norm else None
+        self.norms = [BatchNorm2d(n) if batch_norm else None for n in (a, b, c, c, b)]
         self.dropout = Dropout(dropout, rng=rng)
         for name, layer in self.children():
             if isinstance(layer, (Conv2d, Linear)):
@@ -59,11 +61,12 @@ class AlexNet(Module):
                 layer.bias = Parameter(np.full(len(layer.weight.data), bias, np.float32))
 
     def forward(self, x: Tensor) -> Tensor:
-        for conv in (self.conv1, self.conv2):
-            x = self.pool(conv(x).relu())
-            x = self.lrn(x) if self.lrn else x
-        for conv in (self.conv3, self.conv4, self.conv5):
-            x = conv(x).relu()
+        convs = self.conv1, self.conv2, self.conv3, self.conv4, self.conv5
+        for k, (conv, norm) in enumerate(zip(convs, self.norms, strict=True)):
+            x = (norm(conv(x)) if norm else conv(x)).relu()
+            if k < 2:
+                x = self.pool(x)
+                x = self.lrn(x) if self.lrn else x
         x = self.pool(x).flatten(1)
         x = self.dropout(self.fc6(x).relu())
         x = self.dropout(self.fc7(x).relu())
@@ -71,5 +74,5 @@ class AlexNet(Module):
 
 
 def alexnet(**options) -> AlexNet:
-    """CaffeNet; options: size=227, classes=1000, width=1.0, groups=2, lrn=True, dropout=0.5, rng."""
+    """CaffeNet; options: size=227, classes=1000, width=1.0, groups=2, lrn=True, batch_norm=False, dropout=0.5, rng."""
     return AlexNet(**options)

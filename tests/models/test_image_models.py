@@ -81,10 +81,12 @@ SMALL = {
     "convnet with dropout": (lambda r: convnet(size=13, classes=5, dropout=0.5, rng=r), 13),
     "cifarnet": (lambda r: cifarnet(size=9, classes=5, rng=r), 9),
     "alexnet": (lambda r: alexnet(size=67, classes=10, width=1 / 16, rng=r), 67),
+    "alexnet with BatchNorm": (lambda r: alexnet(size=67, classes=5, width=1 / 32, batch_norm=True, rng=r), 67),
     "alexnet without groups": (lambda r: alexnet(size=67, classes=7, width=1 / 32, groups=1, lrn=False, rng=r), 67),
     "vgg_a": (lambda r: vgg("A", size=32, classes=10, width=1 / 16, rng=r), 32),
     "vgg_16": (lambda r: vgg("16", size=32, classes=10, width=1 / 16, rng=r), 32),
     "googlenet": (lambda r: googlenet(classes=10, width=1 / 16, rng=r), 48),
+    "googlenet with BatchNorm": (lambda r: googlenet(classes=10, width=1 / 16, batch_norm=True, rng=r), 48),
     "resnet20 A": (lambda r: resnet(20, rng=r), 8),
     "resnet20 B": (lambda r: resnet(20, shortcut="B", rng=r), 8),
 }
