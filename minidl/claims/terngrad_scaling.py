@@ -1,0 +1,215 @@
+"""`terngrad-scaling`: twice the workers and half the steps, and ternary gradients still keep up; without clipping less.
+
+Said, top-1 accuracy of AlexNet with 2, 4, 8 workers: floats 57.33, 57.32, 56.62 %, TernGrad 57.61, 57.28, 57.54 %, with
+2 workers but without clipping 54.63 %. GoogLeNet, top-5: floats 88.30, 87.82, 89.00 %, TernGrad 86.77, 85.96, 86.47 %.
+(Wen et al. 2017, tables 2 and 3; ImageNet)
+
+Here both networks have a quarter of their filters, BatchNorm behind each convolution, and learn CIFAR-10, for AlexNet
+enlarged to 64 x 64. Each worker has 32 pictures of every batch, so that twice the workers take half the steps, at the
+published rates. The last layer and tensors below 1,000 numbers stay in float. Published TernGrad has less dropout than
+floats have; here both have TernGrad's, and floats with their own are a row. The control leaves the draw out. This file
+is also what the ranks run.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from minidl.claims.claim import OKABE_ITO, Claim, Context
+from minidl.claims.terngrad_ranks import (
+    T_975,
+    Job,
+    data_parallel,
+    main,
+    outcome,
+    save_arrays,
+    shuffled,
+    train_all,
+    train_steps,
+)  # fmt: skip
+from minidl.data.augment import random_crop, random_mirror
+from minidl.models.alexnet import alexnet
+from minidl.models.googlenet import googlenet
+from minidl.optim import SGD, poly, step
+from minidl.ternary.comm import Counted, OneRank
+from minidl.ternary.launch import find_mpirun
+from minidl.ternary.workers import shard
+from minidl.train import predict
+
+HERE, RANKS, WIDTH, EACH, SMALL = "minidl.claims.terngrad_scaling", 2, 0.25, 32, 1000
+NETS: dict[str, dict[str, Any]] = {  # rates by number of workers, dropout of TernGrad and of floats, weight decay
+    "AlexNet": {"rates": {2: 0.01, 4: 0.02, 8: 0.04}, "dropout": 0.2, "of floats": 0.5, "decay": 5e-4},
+    "GoogLeNet": {"rates": {2: 0.04, 4: 0.08, 8: 0.10}, "dropout": 0.08, "of floats": 0.2, "decay": 1e-5},
+}
+SAID: dict[str, dict[str, Any]] = {
+    "AlexNet": {"float": [57.33, 57.32, 56.62], "ternary": [57.61, 57.28, 57.54], "no clip": 54.63},
+    "GoogLeNet": {"float": [88.30, 87.82, 89.00], "ternary": [86.77, 85.96, 86.47]},
+}
+OWN = ", dropout of floats"  # behind a network's name
+IMAGES, QUICK_IMAGES = 100_000, 5_120  # that each training sees, with repetition
+SEEDS = {"quick": 1, "full": 3}
+POINTS = {"quick": 10.0, "full": 3.0}  # how much less than floats' accuracy, in the mean over 2, 4 and 8 workers
+
+
+def jobs_of(full: bool, seed: int) -> list[Job]:
+    jobs: list[Job] = []
+    tests = 10_000 if full else 1000
+    of = lambda mode, workers, net, s: Job(
+        mode, workers, net, (IMAGES if full else QUICK_IMAGES) // (EACH * workers), s, tests=tests
+    )
+    for net, options in NETS.items():
+        for s in range(seed, seed + SEEDS["full" if full else "quick"]):
+            jobs += [of(mode, workers, net, s) for workers in options["rates"] for mode in ("float", "ternary")]
+            jobs += [of("no clip", 2, net, s), of("float", 2, net + OWN, s)]
+        jobs += [of("floor", workers, net, seed) for workers in options["rates"]]
+    return jobs
+
+
+def run(ctx: Context) -> None:
+    find_mpirun()  # without MPI: MissingExtra, before anything is loaded
+    pictures, jobs = ctx.dataset("cifar10"), jobs_of(ctx.full, ctx.seed)
+    with tempfile.TemporaryDirectory() as folder:
+        save_arrays(
+            folder,
+            {f"{part}_{what}": getattr(pictures, f"{part}_{what}") for part in ("train", "test")
+             for what in ("images", "labels")},
+        )  # fmt: skip
+        with ctx.progress(sum(job.length for job in jobs), f"{len(jobs)} trainings on {RANKS} ranks") as bar:
+            mirrored = pictures.name.startswith("cifar10")  # a digit and its mirror image are not the same class
+            found = train_all(ctx, bar, HERE, RANKS, jobs, apart=ctx.full, folder=folder, mirrored=mirrored)
+    ctx.note(
+        f"{len(pictures.train_labels):,} training images, {jobs[0].steps * 2 * EACH:,} seen in each training, {EACH} a "
+        "worker and step; momentum .9; AlexNet's rate falls to a tenth twice, GoogLeNet's with power .5 to 0; rates "
+        "and decay as published, nothing tuned; top-1 accuracy with the last weights."
+    )
+    percent = {job: 100 * float(one["correct"].mean()) for job, one in found.items()}
+    lost = [job.name for job, one in found.items() if not np.isfinite(one["loss"]).all()]
+    if lost:
+        ctx.note(f"Diverged, and tested with the last finite weights: {'; '.join(lost)}.")
+    for net in NETS:
+        rows_of(ctx, net, percent)
+        one = next(job for job in jobs if (job.mode, job.variant) == ("ternary", net))
+        ternary, floats = found[one], found[replace(one, mode="float")]
+        ctx.row(f"times fewer bytes, {net}, 2 workers", measured=floats["bytes"] / ternary["bytes"], unit="times")
+    ctx.figure(
+        lambda figure: draw(figure, percent),
+        alt="Test accuracy over 2, 4 and 8 workers, a panel for each network: floats and trits close together, without "
+        "clipping below them, without the draw far below.",
+        caption="Twice the workers, half the steps: accuracy of small AlexNet and GoogLeNet (mean over the seeds).",
+    )
+
+
+def rows_of(ctx: Context, net: str, percent: dict[Job, float]) -> None:
+    """The table's shape for one network."""
+    seeds = sorted({job.seed for job in percent})
+    workers, points = list(NETS[net]["rates"]), POINTS["full" if ctx.full else "quick"]
+    of = lambda mode, n, variant=net: np.array(
+        [percent[job] for job in percent if (job.mode, job.workers, job.variant) == (mode, n, variant)]
+    )
+    table = {mode: [float(of(mode, n).mean()) for n in workers] for mode in ("float", "ternary")}
+    ctx.row(
+        f"test accuracy, {net}, {', '.join(map(str, workers))} workers", unit="%", seeds=seeds,
+        said={mode: SAID[net][mode] for mode in table}, measured=table,
+    )  # fmt: skip
+    ctx.row(
+        f"test accuracy, {net}, 2 workers, floats with more dropout", unit="%", seeds=seeds,
+        measured=float(of("float", 2, net + OWN).mean()),
+    )  # fmt: skip
+    lost = np.mean([of("ternary", n) - of("float", n) for n in workers], axis=0)  # a number for each seed
+    biased = float(np.mean([of("floor", n)[0] - of("float", n)[0] for n in workers]))
+    half = T_975[lost.size] * lost.std(ddof=1) / lost.size**0.5 if lost.size > 1 else None
+    least = float(lost.mean() - (half or 0))
+    ctx.row(
+        f"test accuracy, ternary minus float, {net}, mean over the numbers of workers", unit="points", seeds=seeds,
+        said=round(float(np.mean(np.subtract(SAID[net]["ternary"], SAID[net]["float"]))), 2),
+        measured=float(lost.mean()), interval=None if half is None else (least, float(lost.mean() + half)),
+        criterion=f"above -{points:g}" + ("" if half is None else ", and so is the 95 % interval over paired seeds"),
+        holds=least > -points,
+        control={"what": "trits without the draw, floor(clip(g) / s): biased; one seed", "measured": biased},
+        control_holds=biased > -points,
+    )  # fmt: skip
+    unclipped = of("no clip", 2) - of("ternary", 2)
+    ctx.row(
+        f"test accuracy, without clipping minus with, {net}, 2 workers", unit="points", seeds=seeds,
+        said=round(SAID[net]["no clip"] - SAID[net]["ternary"][0], 2) if "no clip" in SAID[net] else None,
+        measured=float(unclipped.mean()), criterion="below 0 with every seed", holds=bool((unclipped < 0).all()),
+        contradicted=bool((unclipped > 0).all()),
+    )  # fmt: skip
+
+
+def draw(figure, percent: dict[Job, float]) -> None:
+    looks = {
+        "float": (OKABE_ITO[0], "o-"), "ternary": (OKABE_ITO[6], "s--"), "no clip": (OKABE_ITO[3], "^"),
+        "floor": (OKABE_ITO[2], "x:"),
+    }  # fmt: skip
+    names = {"no clip": "ternary, without clipping", "floor": "without the draw"}
+    for axes, net in zip(figure.subplots(1, len(NETS)), NETS, strict=True):
+        for mode, (colour, look) in looks.items():
+            jobs = [job for job in percent if (job.mode, job.variant) == (mode, net)]
+            workers = sorted({job.workers for job in jobs})
+            means = [np.mean([percent[job] for job in jobs if job.workers == n]) for n in workers]
+            axes.plot(workers, means, look, color=colour, label=names.get(mode, mode))
+        axes.set_xscale("log", base=2)
+        axes.set(xlabel="workers", ylabel="test accuracy, %", title=net)
+    axes.legend()
+
+
+CLAIM = Claim(
+    "terngrad-scaling", chapter="3", title="Ternary gradients keep up with floats on 2, 4 and 8 workers",
+    seconds={"quick": 120, "full": 6000}, run=run,
+)  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------ what each rank runs
+
+
+def prepared(images: np.ndarray, net: str) -> np.ndarray:
+    """[-1, 1); for AlexNet, whose filters are 11 x 11 with stride 4, each pixel twice in both directions."""
+    x = images.astype(np.float32) / np.float32(128) - 1
+    return x.repeat(2, axis=-1).repeat(2, axis=-2) if net == "AlexNet" else x
+
+
+def train(job: Job, comm, tell, data: dict, mirrored: bool) -> dict:
+    """Train this rank's copy of the network on its workers' shares of every batch, and test it on the rank's share."""
+    net, rng = job.variant.removesuffix(OWN), np.random.default_rng([job.seed, 1])
+    options = NETS[net]
+    dropout = options["of floats" if job.variant.endswith(OWN) else "dropout"]
+    common: dict[str, Any] = {"classes": 10, "width": WIDTH, "batch_norm": True, "dropout": dropout, "rng": rng}
+    model = alexnet(size=64, **common) if net == "AlexNet" else googlenet(**common)
+    first = options["rates"][job.workers]
+    rate = step(first, 0.1, max(-(-job.steps * 2 // 5), 1)) if net == "AlexNet" else poly(first, 0.5, job.steps)
+    optimizer = SGD(model.parameters(), first, momentum=0.9, weight_decay=options["decay"])
+    names = [name for name, _ in model.named_parameters()]
+    last = names[-1].rpartition(".")[0]
+    keep = None if job.mode == "float" else lambda name, p: p.data.size < SMALL or name.startswith(last)
+    parallel = data_parallel(job, model, comm, keep_float=keep)
+    rows = shuffled(len(data["train_labels"]), EACH * job.workers, job.seed, 2)
+
+    def batch(at, worker):
+        mine = np.sort(shard(rows(at), worker, job.workers))
+        rng = np.random.default_rng([job.seed, 3, at, worker])
+        x = random_crop(data["train_images"][mine], rng)
+        return prepared(random_mirror(x, rng) if mirrored else x, net), data["train_labels"][mine]
+
+    losses = train_steps(parallel, model, optimizer, batch, job.length, rate=rate, after_step=tell, may_diverge=True)
+    result = outcome(parallel, losses)
+    share = slice(comm.Get_rank(), job.tests, comm.Get_size())
+    labels, images = data["test_labels"][share], prepared(data["test_images"][share], net)
+    with parallel.averaged():  # BatchNorm's statistics, of all workers
+        return result | {"correct": predict(model, images).argmax(1) == labels}
+
+
+def warm_up() -> None:
+    """One step of one rank without MPI: compiles what the ranks will use."""
+    data = {f"{part}_{what}": np.zeros((2 * EACH, *shape), np.uint8) for part in ("train", "test")
+            for what, shape in (("images", (3, 32, 32)), ("labels", ()))}  # fmt: skip
+    for net in NETS:
+        train(Job("ternary", 2, net, 1, tests=8), Counted(OneRank()), lambda at: None, data, True)
+
+
+if __name__ == "__main__":
+    main(train, warm_up)
