@@ -337,6 +337,7 @@ def train(job: Job, comm, tell, data: dict) -> dict:
     loss = train_steps(
         parallel, model, optimizer, batch, job.length,
         rate=poly(RATES[job.variant], 0.5, job.steps), after_step=after_step,
+        may_diverge=job.mode == "floor",
     )  # fmt: skip
     result = outcome(parallel, loss)
     if job.tests:
