@@ -10,7 +10,6 @@ batches. All tensors are ternary. The control leaves the draw out. This file is 
 
 from __future__ import annotations
 
-import tempfile
 from dataclasses import replace
 
 import numpy as np
@@ -19,22 +18,25 @@ from numpy.lib.stride_tricks import sliding_window_view
 from minidl.claims.claim import OKABE_ITO, Claim, Context
 from minidl.claims.terngrad_ranks import (
     Job,
+    bytes_row,
     data_parallel,
+    in_words,
     main,
     outcome,
     paired,
-    save_arrays,
+    right,
     shuffled,
-    train_all,
+    train_on_cifar10,
     train_steps,
 )  # fmt: skip
+from minidl.claims.trainings import smooth
 from minidl.data.augment import jitter, random_mirror
+from minidl.layers import cross_entropy
 from minidl.models.cifarnet import cifarnet
 from minidl.optim import Adam, constant
+from minidl.tensor import Tensor
 from minidl.ternary.comm import Counted, OneRank
-from minidl.ternary.launch import find_mpirun
 from minidl.ternary.workers import shard
-from minidl.train import predict
 
 HERE, RANKS, SIZE = "minidl.claims.terngrad_cifar", 2, 24
 RATE, DECAY = 2e-4, 0.004  # weight decay of fc3 and fc4 alone, added after the exchange
@@ -57,17 +59,8 @@ def jobs_of(full: bool, seed: int) -> list[Job]:
 
 
 def run(ctx: Context) -> None:
-    find_mpirun()  # without MPI: MissingExtra, before anything is loaded
-    pictures, jobs = ctx.dataset("cifar10"), jobs_of(ctx.full, ctx.seed)
-    with tempfile.TemporaryDirectory() as folder:
-        save_arrays(
-            folder,
-            {f"{part}_{what}": getattr(pictures, f"{part}_{what}") for part in ("train", "test")
-             for what in ("images", "labels")},
-        )  # fmt: skip
-        with ctx.progress(sum(job.length for job in jobs), f"{len(jobs)} trainings on {RANKS} ranks") as bar:
-            mirrored = pictures.name.startswith("cifar10")  # a digit and its mirror image are not the same class
-            found = train_all(ctx, bar, HERE, RANKS, jobs, apart=ctx.full, folder=folder, mirrored=mirrored)
+    jobs = jobs_of(ctx.full, ctx.seed)
+    pictures, found = train_on_cifar10(ctx, HERE, RANKS, jobs)
     ctx.note(
         f"{len(pictures.train_labels):,} training images, {SIZE} x {SIZE} cut out of each; Adam, rate {RATE}, nothing "
         f"tuned; {', '.join(f'{job.steps:,} steps of {job.variant}' for job in jobs if job.mode == 'floor')} "
@@ -77,20 +70,11 @@ def run(ctx: Context) -> None:
     for floor in [job for job in jobs if job.mode == "floor"]:
         judge(ctx, floor, percent)
         ternary, floats = (found[replace(floor, mode=mode)] for mode in ("ternary", "float"))
-        ctx.row(
-            f"times fewer bytes handed to mpi4py, {floor.variant}", measured=floats["bytes"] / ternary["bytes"],
-            unit="times", criterion="the formula's bytes, and at least 4 times fewer than floats'",
-            holds=ternary["bytes"] == ternary["formula"] * floor.steps and floats["bytes"] >= 4 * ternary["bytes"],
-            control={"what": "the float run, through the same ledger", "measured": 1.0}, control_holds=False,
-        )  # fmt: skip
+        bytes_row(ctx, f"times fewer bytes handed to mpi4py, {floor.variant}", ternary, floats, floor.steps, 4)
     ctx.figure(
         lambda figure: draw(figure, found),
         alt="Training loss over the pictures seen, a panel for each batch. Mean of the last tenth: "
-        + "; ".join(
-            f"{job.variant}, {job.mode}: {np.mean(found[job]['loss'][-max(job.steps // 10, 1) :]):.2f}"
-            for job in jobs
-            if job.seed == ctx.seed
-        ),
+        + in_words(found, ctx.seed),
         caption="CifarNet's training loss with Adam: floats, trits, and trits without the draw (first seed).",
     )
 
@@ -124,10 +108,9 @@ def draw(figure, found: dict[Job, dict]) -> None:
         looks = {"float": (OKABE_ITO[0], "-"), "ternary": (OKABE_ITO[6], "--"), "floor": (OKABE_ITO[2], ":")}
         for mode, (colour, style) in looks.items():
             loss = next(one for job, one in found.items() if (job.mode, job.variant) == (mode, variant))["loss"]
-            window = max(len(loss) // 25, 1)
-            smooth = np.convolve(loss, np.ones(window) / window, "valid")
-            seen = (np.arange(smooth.size) + window) * int(variant.split()[1])
-            axes.plot(seen, smooth, style, color=colour, label={"floor": "without the draw"}.get(mode, mode))
+            steps, means = smooth(loss, 25)
+            seen = steps * int(variant.split()[1])
+            axes.plot(seen, means, style, color=colour, label={"floor": "without the draw"}.get(mode, mode))
         axes.set(xlabel="pictures seen", ylabel="training loss", title=variant)
         axes.legend()
 
@@ -163,22 +146,22 @@ def middle(images: np.ndarray) -> np.ndarray:
 def train(job: Job, comm, tell, data: dict, mirrored: bool) -> dict:
     """Train this rank's copy of CifarNet on its workers' shares of every batch, and test it on the rank's share."""
     model = cifarnet(size=SIZE, rng=np.random.default_rng([job.seed, 1]))
-    decays = [p for layer in (model.fc3, model.fc4) for p in [layer.weight]]
-    others = [p for p in model.parameters() if all(p is not q for q in decays)]
+    decaying = "fc3.weight", "fc4.weight"
+    decays, others = (
+        [p for name, p in model.named_parameters() if (name in decaying) == wanted] for wanted in (True, False)
+    )
     optimizer = Adam([{"params": decays, "weight_decay": DECAY}, {"params": others}], RATE)
     parallel = data_parallel(job, model, comm)
     rows = shuffled(len(data["train_labels"]), int(job.variant.split()[1]), job.seed, 2)
 
-    def batch(step, worker):
+    def cost(step, worker):
         mine = np.sort(shard(rows(step), worker, job.workers))
         rng = np.random.default_rng([job.seed, 3, step, worker])
-        return views(data["train_images"][mine], rng, mirrored), data["train_labels"][mine]
+        x = views(data["train_images"][mine], rng, mirrored)
+        return cross_entropy(model(Tensor(x)), data["train_labels"][mine])
 
-    losses = train_steps(parallel, model, optimizer, batch, job.length, rate=constant(RATE), after_step=tell)
-    result = outcome(parallel, losses)
-    share = slice(comm.Get_rank(), job.tests, comm.Get_size())
-    labels = data["test_labels"][share]
-    return result | {"correct": predict(model, middle(data["test_images"][share])).argmax(1) == labels}
+    losses = train_steps(parallel, model, optimizer, cost, job.length, rate=constant(RATE), after_step=tell)
+    return outcome(parallel, losses) | {"correct": right(model, comm, data, job.tests, middle)}
 
 
 def warm_up() -> None:

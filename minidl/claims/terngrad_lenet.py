@@ -22,15 +22,18 @@ from minidl.claims.real_gradients import pixels
 from minidl.claims.terngrad_ranks import (
     Average,
     Job,
+    bytes_row,
     data_parallel,
     main,
     outcome,
     paired,
-    save_arrays,
+    right,
+    save_images,
     shuffled,
     train_all,
     train_steps,
 )  # fmt: skip
+from minidl.claims.trainings import smooth
 from minidl.layers import cross_entropy
 from minidl.models.lenet import lenet_terngrad
 from minidl.optim import SGD, poly
@@ -39,7 +42,6 @@ from minidl.ternary.comm import Counted, OneRank
 from minidl.ternary.launch import find_mpirun
 from minidl.ternary.ternarise import Ternariser, scale_of
 from minidl.ternary.workers import shard
-from minidl.train import predict
 
 RANKS, BATCH, DECAY = 2, 64, 5e-4
 RATES = {"momentum": 0.01, "vanilla": 0.1}  # momentum .9, or none
@@ -62,11 +64,7 @@ def run(ctx: Context) -> None:
     trainings, short = jobs_of(ctx.full, ctx.seed)
     steps, threads = trainings[0].steps, max(1, ctx.threads // RANKS)
     with tempfile.TemporaryDirectory() as folder:
-        save_arrays(
-            folder,
-            {f"{part}_{what}": getattr(digits, f"{part}_{what}") for part in ("train", "test")
-             for what in ("images", "labels")},
-        )  # fmt: skip
+        save_images(folder, digits)
         total = sum(job.length for job in trainings) + sum(job.length for _, jobs in short for job in jobs)
         with ctx.progress(total, f"{len(trainings)} trainings on {RANKS} ranks") as bar:
             found = train_all(ctx, bar, HERE, RANKS, trainings, apart=ctx.full, folder=folder)
@@ -178,10 +176,9 @@ def missed(one: dict) -> tuple[float, float]:
 
 def bytes_rows(ctx: Context, ternary: dict, float_: dict, steps: int) -> None:
     sent, floats = ternary["bytes"], float_["bytes"]
-    ctx.row(
-        "times fewer bytes handed to mpi4py than with 32-bit floats", said="13.78 (ideal code of the sums, 2 workers)",
-        measured=floats / sent, unit="times", criterion="at least 10", holds=floats >= 10 * sent,
-        control={"what": "the float run, through the same ledger", "measured": 1.0}, control_holds=False,
+    bytes_row(
+        ctx, "times fewer bytes handed to mpi4py than with 32-bit floats", ternary, float_, steps, 10,
+        said="13.78 (ideal code of the sums, 2 workers)",
     )  # fmt: skip
     ctx.row(
         "bytes per step and rank, ternary", measured=sent / steps, unit="bytes",
@@ -286,10 +283,9 @@ def draw(figure, found: Found, seed: int) -> None:
     left, right = figure.subplots(1, 2, width_ratios=[3, 2])
     for mode, colour, style in (("float", OKABE_ITO[0], "-"), ("ternary", OKABE_ITO[6], "--")):
         loss = next(one for job, one in found.items() if job.mode == mode and job.seed == seed)["loss"]
-        window = max(len(loss) // 50, 1)
-        smooth = np.convolve(loss, np.ones(window) / window, "valid")
-        left.plot(np.arange(smooth.size) + window, smooth, style, color=colour, label=mode)
-    left.set(xlabel="step", ylabel=f"training loss (mean of {window} steps)", yscale="log")
+        steps, means = smooth(loss, 50)
+        left.plot(steps, means, style, color=colour, label=mode)
+    left.set(xlabel="step", ylabel=f"training loss (mean of {steps[0]} steps)", yscale="log")
     left.legend()
     percent = {job: 100 * one["correct"].mean() for job, one in found.items()}
     for optimizer, colour, marker in (("momentum", OKABE_ITO[5], "o"), ("vanilla", OKABE_ITO[1], "s")):
@@ -325,27 +321,23 @@ def train(job: Job, comm, tell, data: dict) -> dict:
     rows = shuffled(len(data["train_labels"]), BATCH, job.seed, 2)  # and the same batches
     average = Average(model)
 
-    def batch(step, worker):
+    def cost(step, worker):
         mine = np.sort(shard(rows(step), worker, job.workers))
-        return pixels(data["train_images"][mine]), data["train_labels"][mine]
+        return cross_entropy(model(Tensor(pixels(data["train_images"][mine]))), data["train_labels"][mine])
 
     def after_step(step):
         if job.tests:
             average.after_step(step)
         tell(step)
 
-    loss = train_steps(
-        parallel, model, optimizer, batch, job.length,
-        rate=poly(RATES[job.variant], 0.5, job.steps), after_step=after_step,
-        may_diverge=job.mode == "floor",
-    )  # fmt: skip
-    result = outcome(parallel, loss)
+    rate = poly(RATES[job.variant], 0.5, job.steps)
+    result = outcome(
+        parallel, train_steps(parallel, model, optimizer, cost, job.length, rate=rate, after_step=after_step)
+    )
     if job.tests:
-        mine = slice(comm.Get_rank(), job.tests, comm.Get_size())
-        labels, images = data["test_labels"][mine], pixels(data["test_images"][mine])
-        result["correct"] = predict(model, images).argmax(1) == labels
+        result["correct"] = right(model, comm, data, job.tests, pixels)
         average.into(model)
-        result["correct on average"] = predict(model, images).argmax(1) == labels
+        result["correct on average"] = right(model, comm, data, job.tests, pixels)
     return result
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from minidl.claims import links
 from minidl.claims.claim import OKABE_ITO, Claim, Context
 from minidl.claims.real_gradients import pixels
-from minidl.claims.terngrad_ranks import load_arrays, save_arrays, shuffled
+from minidl.claims.terngrad_ranks import load_arrays, save_images, shuffled
 from minidl.layers import Flatten, Linear, ReLU, Sequential, cross_entropy
 from minidl.models.lenet import lenet_terngrad
 from minidl.optim import SGD
@@ -88,11 +88,7 @@ def run(ctx: Context) -> None:
     digits, trainings, reason = ctx.dataset("mnist"), plan(ctx.full), links.missing()
     found: dict[Training, dict] = {}
     with tempfile.TemporaryDirectory() as folder, ctx.progress(len(trainings), "trainings over links") as bar:
-        save_arrays(
-            folder,
-            {f"{part}_{what}": getattr(digits, f"{part}_{what}") for part in ("train", "test")
-             for what in ("images", "labels")},
-        )  # fmt: skip
+        save_images(folder, digits)
         for group in groups_of(trainings, one_by_one=ctx.full):
             bar.set(f"{group[0].net}, {group[0].scheme}, {WORDS[group[0].rate]}")
             if reason is None:

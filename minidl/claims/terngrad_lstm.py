@@ -4,9 +4,9 @@ Said: recurrent networks, most of whose weights lie in matrix products, gain mor
 convolutional ones (the talk's performance model); no perplexity is published. (Wen et al. 2017)
 
 Here the LSTM of the talk's second chapter is trained by workers that each read on in their own part of the text: with
-floats, with trits everywhere, with the output layer in float as TernGrad keeps it, and without clipping. An embedding's
-gradient is 0 for every word that is not in the batch, so its sigma is small and c sigma cuts nearly all that is left:
-what that costs is a row. The control leaves the draw out. This file is also what the ranks run.
+floats, with trits everywhere, with the output layer in float as TernGrad keeps it, and with that but without clipping:
+an embedding's gradient is 0 for every word that is not in the batch, so its sigma is small, and clipping at 2.5 sigma
+may cut much of the rest. The control leaves the draw out. This file is also what the ranks run.
 """
 
 from __future__ import annotations
@@ -18,13 +18,24 @@ import numpy as np
 
 from minidl.claims import iss_lm
 from minidl.claims.claim import OKABE_ITO, Claim, Context
-from minidl.claims.terngrad_ranks import Job, data_parallel, main, outcome, paired, save_arrays, train_all
+from minidl.claims.terngrad_ranks import (
+    Job,
+    bytes_row,
+    data_parallel,
+    in_words,
+    main,
+    outcome,
+    paired,
+    save_arrays,
+    train_all,
+    train_steps,
+)  # fmt: skip
+from minidl.claims.trainings import smooth
 from minidl.data.text import batch_stream
 from minidl.models.lstm_lm import LSTMLanguageModel, cost, detach, perplexity
 from minidl.optim import SGD, clip_grad_norm
 from minidl.ternary.comm import Counted, OneRank
 from minidl.ternary.launch import find_mpirun
-from minidl.ternary.workers import shard
 
 HERE, RANKS, WORKERS = "minidl.claims.terngrad_lstm", 2, 4
 EVERYWHERE, LAST = "trits everywhere", "output layer in float"
@@ -45,10 +56,6 @@ SEEDS = 3
 WORSE = 1.1  # so many times floats' perplexity still counts as "as well"
 
 
-def settings(full: bool, vocabulary: int) -> Setting:
-    return Setting(200, 2, vocabulary) if full else Setting(100, 1, vocabulary)
-
-
 def jobs_of(steps: int, seed: int) -> list[Job]:
     one, seeds = Job("float", WORKERS, LAST, steps, seed), range(seed, seed + SEEDS)
     jobs = [replace(one, seed=s) for s in seeds]
@@ -61,7 +68,8 @@ def jobs_of(steps: int, seed: int) -> list[Job]:
 def run(ctx: Context) -> None:
     find_mpirun()  # without MPI: MissingExtra, before anything is loaded
     text = iss_lm.reduced(ctx.dataset("text"), iss_lm.FULL if ctx.full else iss_lm.QUICK)
-    setting = settings(ctx.full, len(text.vocabulary))
+    hidden, epochs = (200, 2) if ctx.full else (100, 1)
+    setting = Setting(hidden, epochs, len(text.vocabulary))
     steps = setting.epochs * steps_an_epoch(text.train, setting)
     jobs = jobs_of(steps, ctx.seed)
     with tempfile.TemporaryDirectory() as folder:
@@ -96,27 +104,16 @@ def run(ctx: Context) -> None:
     exchanged(ctx, found, first)
     ctx.figure(
         lambda figure: draw(figure, found, first),
-        alt="Training cost in nats a word over the steps. In the mean of the last tenth: "
-        + "; ".join(
-            f"{job.mode}, {job.variant}: {np.mean(found[job]['loss'][-max(job.steps // 10, 1) :]):.2f}"
-            for job in jobs
-            if job.seed == ctx.seed
-        ),
+        alt="Training cost in nats a word over the steps. Mean of the last tenth: " + in_words(found, ctx.seed),
         caption="A language model's training cost by what its workers exchange (first seed).",
     )
 
 
 def exchanged(ctx: Context, found: dict[Job, dict], first: Job) -> None:
     """Bytes a step, and how many trits are 0."""
-    sent = {"float": found[first]["bytes"] / first.steps}
-    for variant in (LAST, EVERYWHERE):
-        sent[variant] = found[replace(first, mode="ternary", variant=variant)]["bytes"] / first.steps
-    times = {variant: sent["float"] / sent[variant] for variant in (LAST, EVERYWHERE)}
-    ctx.row("bytes a rank hands to MPI in one step", measured=sent, unit="bytes")
-    ctx.row(
-        "times fewer bytes", measured=times, unit="times", criterion="at least 5 with trits everywhere",
-        holds=times[EVERYWHERE] >= 5, control={"what": "the float run", "measured": 1.0}, control_holds=False,
-    )  # fmt: skip
+    for variant in (EVERYWHERE, LAST):
+        ternary = found[replace(first, mode="ternary", variant=variant)]
+        bytes_row(ctx, f"times fewer bytes, {variant}", ternary, found[first], first.steps, 5)
     one = found[replace(first, mode="ternary", variant=EVERYWHERE)]
     zeros, predicted = (100 * (1 - one[name] / one["numbers"]) for name in ("nonzero", "expected"))
     ctx.row("zeros among the trits", measured={"counted": zeros, "predicted": predicted}, unit="%")
@@ -132,11 +129,9 @@ def draw(figure, found: dict[Job, dict], first: Job) -> None:
         "without the draw": (replace(first, mode="floor"), OKABE_ITO[2], ":"),
     }
     for name, (job, colour, style) in lines.items():
-        loss = found[job]["loss"]
-        window = max(len(loss) // 25, 1)
-        smooth = np.convolve(loss, np.ones(window) / window, "valid")
-        axes.plot(np.arange(smooth.size) + window, smooth, linestyle=style, color=colour, label=name)
-    axes.set(xlabel="step", ylabel=f"nats a word (mean of {window} steps)")
+        steps, means = smooth(found[job]["loss"], 25)
+        axes.plot(steps, means, linestyle=style, color=colour, label=name)
+    axes.set(xlabel="step", ylabel=f"nats a word (mean of {steps[0]} steps)")
     axes.legend()
 
 
@@ -162,26 +157,21 @@ def train(job: Job, comm, tell, data: dict, setting: dict) -> dict:
     optimizer = SGD(model.parameters(), 1.0)
     keep = "last layer" if job.variant == LAST and job.mode != "float" else None
     parallel = data_parallel(job, model, comm, keep_float=keep)
-    epoch, losses = steps_an_epoch(data["train"], s), []
+    epoch, train_ids = steps_an_epoch(data["train"], s), np.asarray(data["train"])
+    batches = list(batch_stream(train_ids, s.batch, s.steps))
     states: dict[int, list] = {}
-    for step in range(job.length):
-        if step % epoch == 0:
-            stream, states = batch_stream(np.asarray(data["train"]), s.batch, s.steps), {}
-        (x, y), total = next(stream), 0.0
-        for w in parallel.my_workers:
-            mine, theirs = (np.ascontiguousarray(shard(part.T, w, job.workers).T) for part in (x, y))
-            with parallel.worker(w, step):
-                before = detach(states[w]) if w in states else model.zero_states(mine.shape[1])
-                value, states[w] = cost(model, mine, theirs, before)
-                value.backward()
-            total += value.item() / len(x)
-        parallel.reduce(step)
-        clip_grad_norm(optimizer.params, 5.0)
-        optimizer.lr = 0.5 ** (step // epoch)
-        optimizer.step()
-        tell(step)
-        losses.append(total / len(parallel.my_workers))
-    result = outcome(parallel, losses)
+
+    def mean_cost(step, w):
+        x, y = (np.ascontiguousarray(part[:, w :: job.workers]) for part in batches[step % epoch])  # columns are texts
+        before = model.zero_states(x.shape[1]) if step % epoch == 0 else detach(states[w])
+        value, states[w] = cost(model, x, y, before)
+        return value
+
+    losses = train_steps(
+        parallel, model, optimizer, mean_cost, job.length, rate=lambda step: 0.5 ** (step // epoch),
+        after_reduce=lambda: clip_grad_norm(optimizer.params, 5.0), after_step=tell,
+    )  # fmt: skip
+    result = outcome(parallel, [loss / s.steps for loss in losses])  # a word's
     if comm.Get_rank() == 0:  # whose values are taken
         result["perplexity"] = perplexity(model, batch_stream(np.asarray(data["test"]), s.batch, s.steps))
     return result

@@ -10,6 +10,7 @@ import functools
 import json
 import math
 import sys
+import tempfile
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,12 +19,12 @@ from typing import Any
 import numpy as np
 
 from minidl.claims.claim import Context
-from minidl.layers import cross_entropy
-from minidl.tensor import Tensor
+from minidl.data.images import ImageSet
 from minidl.ternary.comm import world
 from minidl.ternary.data_parallel import EXCHANGES, FLOATS, DataParallel
-from minidl.ternary.launch import report_progress, report_result, run_ranks
+from minidl.ternary.launch import find_mpirun, report_progress, report_result, run_ranks
 from minidl.ternary.ternarise import Ternariser
+from minidl.train import predict
 
 T_975 = {2: 12.706, 3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571, 7: 2.447, 8: 2.365, 9: 2.306, 10: 2.262}
 """Student's t, 97.5 %, for that many pairs: the half width of a 95 % interval in standard errors."""
@@ -49,6 +50,17 @@ class Job:
 # ----------------------------------------------------------------------------------------------- in the claim's process
 
 
+def train_on_cifar10(ctx: Context, module: str, ranks: int, jobs: Sequence[Job]) -> tuple[ImageSet, dict[Job, dict]]:
+    """The data set, and what came of the jobs; train is told whether a picture and its mirror image are one class."""
+    find_mpirun()  # without MPI: MissingExtra, before anything is loaded
+    found = ctx.dataset("cifar10")
+    mirrored = found.name.startswith("cifar10")  # digits, which take its place, are not
+    with tempfile.TemporaryDirectory() as folder:
+        save_images(folder, found)
+        with ctx.progress(sum(job.length for job in jobs), f"{len(jobs)} trainings on {ranks} ranks") as bar:
+            return found, train_all(ctx, bar, module, ranks, jobs, apart=ctx.full, folder=folder, mirrored=mirrored)
+
+
 def train_all(
     ctx: Context, bar, module: str, ranks: int, jobs: Sequence[Job], *, apart: bool, **options
 ) -> dict[Job, dict[str, Any]]:
@@ -65,6 +77,8 @@ def train_all(
         kept = ctx.kept(f"{len(group)} on {ranks} ranks from {group[0]}", train_them)
         bar.update(done - bar.done)
         found |= zip(group, kept, strict=True)
+    if lost := [job.name for job, one in found.items() if not np.isfinite(one["loss"]).all()]:
+        ctx.note(f"Diverged: their gradients were not finite, and training ended there: {'; '.join(lost)}.")
     return found
 
 
@@ -106,6 +120,25 @@ def paired(ones: Iterable[float], others: Iterable[float]) -> tuple[float, tuple
     return float(d.mean()), (float(d.mean() - half), float(d.mean() + half))
 
 
+def bytes_row(ctx: Context, quantity: str, ternary: dict, floats: dict, steps: int, least: float, said=None) -> None:
+    """The row of the bytes of two trainings; the control sends floats where trits were said."""
+    fits = lambda one: one["bytes"] == ternary["formula"] * steps and floats["bytes"] >= least * one["bytes"]
+    ctx.row(
+        quantity, said=said, measured=floats["bytes"] / ternary["bytes"], unit="times",
+        criterion=f"at least {least:g}, and the formula's {ternary['formula']:,} bytes a step", holds=fits(ternary),
+        control={"what": "the float run, through the same ledger", "measured": floats["bytes"] / floats["bytes"]},
+        control_holds=fits(floats),
+    )  # fmt: skip
+
+
+def in_words(found: dict[Job, dict], seed: int) -> str:
+    """The mean of the last tenth of each training's losses, for those who do not see the figure."""
+    return "; ".join(
+        f"{job.variant}, {job.mode}: {np.mean(one['loss'][-max(job.length // 10, 1) :]):.2f}"
+        for job, one in found.items() if job.seed == seed
+    )  # fmt: skip
+
+
 # ------------------------------------------------------------------------------------------------ in a rank
 
 
@@ -143,13 +176,13 @@ def shuffled(count: int, batch: int, *key: int) -> Callable[[int], np.ndarray]:
 
 
 def train_steps(
-    parallel: DataParallel, model, optimizer, batch: Callable[[int, int], tuple], steps: int, *,
-    rate: Callable[[int], float], loss=cross_entropy, after_step: Callable[[int], None] = lambda step: None,
-    may_diverge: bool = False,
+    parallel: DataParallel, model, optimizer, cost: Callable[[int, int], Any], steps: int, *,
+    rate: Callable[[int], float], after_reduce: Callable[[], Any] = lambda: None,
+    after_step: Callable[[int], None] = lambda step: None,
 ) -> list[float]:  # fmt: skip
-    """Steps 0 .. steps; batch(step, worker) -> (x, y), its share. Returns the mean loss of this rank's workers.
+    """Steps 0 .. steps; cost(step, worker) is the loss of its share. Returns the mean loss of this rank's workers.
 
-    may_diverge: where any worker's gradient is not finite, training ends on all ranks and the missing losses are nan.
+    Where any worker's gradient is not finite, training ends on all ranks, and the missing losses are nan.
     """
     losses: list[float] = []
     model.train()
@@ -157,22 +190,25 @@ def train_steps(
         optimizer.lr, total, finite = rate(step), 0.0, True
         for w in parallel.my_workers:
             with parallel.worker(w, step):
-                x, y = batch(step, w)
-                value = loss(model(Tensor(x)), y)
+                value = cost(step, w)
                 value.backward()
-                finite = finite and not (may_diverge and _not_finite(parallel.params))
+                finite = finite and all(p.grad is None or np.isfinite(p.grad).all() for _, p in parallel.params)
             total += value.item()
-        if may_diverge and not all(parallel.comm.allgather(finite)):
-            return losses + [math.nan] * (steps - step)
+        with parallel.comm.ledger.about("all", "agree"):  # an exchange needs every rank: none may raise alone
+            if not all(parallel.comm.allgather(bool(finite))):
+                return losses + [math.nan] * (steps - step)
         parallel.reduce(step)
+        after_reduce()
         optimizer.step()
         after_step(step)
         losses.append(total / len(parallel.my_workers))
     return losses
 
 
-def _not_finite(params) -> bool:
-    return any(not np.isfinite(p.grad).all() for _, p in params if p.grad is not None)
+def right(model, comm, data: dict, tests: int, prepared: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
+    """Which images of this rank's share of the first `tests` test images the model classifies right: bool."""
+    share = slice(comm.Get_rank(), tests, comm.Get_size())
+    return predict(model, prepared(data["test_images"][share])).argmax(1) == data["test_labels"][share]
 
 
 class Counting(Ternariser):
@@ -260,6 +296,11 @@ class Average:
     def into(self, model) -> None:
         for average, p in zip(self.weights, model.parameters(), strict=True):
             p.data = average
+
+
+def save_images(folder, found: ImageSet) -> None:
+    names = [f"{part}_{what}" for part in ("train", "test") for what in ("images", "labels")]
+    save_arrays(folder, {name: getattr(found, name) for name in names})
 
 
 def save_arrays(folder, arrays: dict[str, np.ndarray]) -> None:
